@@ -1,0 +1,21 @@
+"""The errors people see. Each carries one sentence that names what was found, where, and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """The input is wrong (exit code 2): a file, a row, a key, a value or a combination of them."""
+
+
+class GuardStop(Exception):
+    """A guard stopped the run (exit code 3): a loss that is no number, say. The last good state is kept."""
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Return ' Did you mean "x"?' for the option nearest in spelling, else ' Known: a, b, c.' (at most 12)."""
+    known = sorted(set(options))
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f' Did you mean "{near[0]}"?'
+    return f" Known: {', '.join(known[:12])}{', …' if len(known) > 12 else ''}." if known else ""

@@ -1,0 +1,179 @@
+"""What MODEL means on the command line, and how its tokenizer and weights are loaded: safetensors only, no code from the hub."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import InputError, did_you_mean
+
+STARTER = Path(__file__).parent.parent / "starter" / "model"
+
+# Used where a tokenizer brings no chat template: readable by any base model, one turn a paragraph, answers closed by eos.
+PLAIN_TEMPLATE = (
+    "{%- for m in messages -%}"
+    "{%- if m['role'] == 'assistant' -%}Assistant: {{ m['content'] }}{{ eos_token }}\n"
+    "{%- else -%}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}Assistant:{{ ' ' }}{%- endif -%}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """`base` is a local folder or a hub id in transformers' format; `adapter` a PEFT folder on top of it, if any."""
+
+    base: str
+    adapter: str | None = None
+
+
+def resolve(model: str, adapter: str | None = None) -> ModelSource:
+    """Say what MODEL is: `starter`, a run's folder, a PEFT adapter's folder, a transformers folder or a hub id.
+
+    Reads at most two small JSON files. InputError where a path does not exist or a folder holds no model.
+    """
+    if model == "starter":
+        source = ModelSource(str(STARTER))
+    else:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            source = _resolve_folder(path)
+        elif path.exists():
+            raise InputError(f"{model} is a file; a model is a folder with config.json, a run's folder or a hub id.")
+        elif re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model) and not _looks_local(model):
+            source = ModelSource(model)
+        else:
+            siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+            raise InputError(f"there is no model folder {model}.{did_you_mean(path.name, siblings)}")
+    if adapter is not None:
+        if source.adapter:
+            raise InputError(f"{model} already is an adapter on {source.base}; give either it or --adapter, not both.")
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            inner = Path(adapter) / "result"
+            if not (inner / "adapter_config.json").is_file():
+                raise InputError(f"{adapter} holds no adapter_config.json, so it is no PEFT adapter's folder.")
+            adapter = str(inner)
+        source = ModelSource(source.base, adapter)
+    return source
+
+
+def _looks_local(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def _resolve_folder(path: Path) -> ModelSource:
+    if (path / "run.yaml").is_file():
+        if not (path / "result").is_dir():
+            raise InputError(f"the run {path} has no result yet; finish it with `tunesmith train {path}/run.yaml --resume`.")
+        path = path / "result"
+    if (path / "adapter_config.json").is_file():
+        base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        if not base:
+            raise InputError(f"{path}/adapter_config.json names no base model (base_model_name_or_path).")
+        return ModelSource(resolve(base).base, str(path))
+    if (path / "config.json").is_file():
+        return ModelSource(str(path))
+    raise InputError(f"the folder {path} holds no model: neither config.json, adapter_config.json nor a finished run.")
+
+
+def load_tokenizer(source: ModelSource) -> tuple[Any, list[str]]:
+    """Return the model's tokenizer (with a chat template, the plain one if it brings none) and notices for people.
+
+    An adapter's folder is asked first, for the template it was trained with travels with it.
+    """
+    from transformers import AutoTokenizer
+
+    folder = source.base
+    if source.adapter and (Path(source.adapter) / "tokenizer_config.json").is_file():
+        folder = source.adapter
+    with _one_sentence(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.is_fast:
+        raise InputError(f"the tokenizer of {folder} has no fast (tokenizers) form, which finding the scored tokens needs.")
+    notices = []
+    if tokenizer.chat_template is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"the tokenizer of {folder} has neither a chat template nor an eos token to end an answer with.")
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        notices.append(f"the tokenizer of {folder} has no chat template: the plain one is used (User: … Assistant: … {tokenizer.eos_token})")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id  # only generation pads, and masks what it pads
+    return tokenizer, notices
+
+
+def load_config(source: ModelSource) -> Any:
+    """Return the base model's transformers config."""
+    from transformers import AutoConfig
+
+    with _one_sentence(source.base, "config"):
+        return AutoConfig.from_pretrained(source.base)
+
+
+def check_weights(source: ModelSource) -> None:
+    """InputError unless a local folder has safetensors weights, whole by their own header; opens no tensor."""
+    folder = Path(source.base)
+    if not folder.is_dir():
+        return
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = [folder / os.path.basename(n) for n in names]  # an index that names ../ reaches nothing
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt*")]
+        hint = f" It has {pickles[0]}, a pickle, which can run code: convert it to safetensors first." if pickles else ""
+        raise InputError(f"the model folder {folder} holds no *.safetensors weights.{hint}")
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} is named by {index.name} but is not there.")
+        size = file.stat().st_size
+        with file.open("rb") as f:
+            head = f.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or length > size - 8:
+                raise InputError(f"{file} is damaged: its header is cut short ({size} bytes).")
+            try:
+                header = json.loads(f.read(length))
+            except ValueError as e:
+                raise InputError(f"{file} is damaged: its header is no JSON.") from e
+        end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+        if size != 8 + length + end:
+            raise InputError(f"{file} is damaged: {8 + length + end} bytes expected, {size} found. Fetch it again.")
+
+
+def load_model(source: ModelSource, dtype: str = "auto", attention: str | None = None) -> Any:
+    """Return the causal language model on the CPU in `dtype` ("auto", "bfloat16", "float32"), adapter attached and frozen.
+
+    `attention` is a name registered with transformers' AttentionInterface (None: transformers' own choice).
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_weights(source)
+    kwargs = {} if attention is None else {"attn_implementation": attention}
+    with _one_sentence(source.base, "model"):
+        model = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, use_safetensors=True, **kwargs)
+    if source.adapter:
+        from peft import PeftModel
+
+        with _one_sentence(source.adapter, "adapter"):
+            model = PeftModel.from_pretrained(model, source.adapter, autocast_adapter_dtype=False)
+    return model
+
+
+class _one_sentence:  # noqa: N801 (reads as a statement)
+    """Turn a loader's failure into one sentence that names the folder or hub id."""
+
+    def __init__(self, name: str, what: str) -> None:
+        self.name, self.what = name, what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, ValueError, KeyError)) and not isinstance(error, InputError):
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            where = "" if Path(self.name).is_dir() else " It is no local folder, and the hub did not give it."
+            raise InputError(f'the {self.what} of "{self.name}" cannot be loaded: {first[:200].rstrip(".")}.{where}') from error
