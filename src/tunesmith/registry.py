@@ -8,7 +8,7 @@ from tunesmith.errors import InputError, did_you_mean
 
 
 def names(package: str) -> list[str]:
-    """Return the public names in a package of ours ("train.objectives" -> ["pretrain", "sft"]) without importing them."""
+    """Return the public names in a package of ours ("training.objectives" -> ["pretrain", "sft"]) without importing them."""
     module = importlib.import_module(f"tunesmith.{package}")
     return sorted(m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_"))
 
