@@ -72,6 +72,8 @@ def _resolve_folder(path: Path) -> ModelSource:
         base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
         if not base:
             raise InputError(f"{path}/adapter_config.json names no base model (base_model_name_or_path).")
+        if base.endswith("tunesmith/starter/model"):
+            base = "starter"  # wherever this package was installed when the adapter was trained
         return ModelSource(resolve(base).base, str(path))
     if (path / "config.json").is_file():
         return ModelSource(str(path))

@@ -1,0 +1,249 @@
+"""The command line: verbs over the Python API. Nothing heavy is imported until a verb runs."""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.errors import GuardStop, InputError
+
+app = typer.Typer(
+    name="tunesmith",
+    help="Fine-tune a language model, from raw data to a measured result.\n\n"
+    "Start with: tunesmith demo. Then: tunesmith train --model MODEL --data FILE. "
+    "MODEL is `starter` (built in), a local folder, a hub id or a run's folder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+app.add_typer(data_app, name="data")
+
+MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="starter, a local folder, a hub id or a run's folder.")]
+ADAPTER = Annotated[str | None, typer.Option(help="A PEFT adapter's folder on top of MODEL.", metavar="DIR")]
+JSON = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
+NEW_TOKENS = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)]
+TEMPERATURE = Annotated[float, typer.Option(help="0 takes the likeliest token; 0.7 is lively.", min=0)]
+TOP_P = Annotated[float, typer.Option(help="Sample among the likeliest tokens that hold this probability.", min=0, max=1)]
+TOP_K = Annotated[int, typer.Option(help="Sample among the K likeliest tokens (0: all).", min=0)]
+REPETITION = Annotated[float, typer.Option(help="Above 1 makes tokens already seen less likely.", min=0.01)]
+STOP = Annotated[list[str] | None, typer.Option(help="End the answer at this text (may be repeated).", metavar="TEXT")]
+SEED = Annotated[int, typer.Option(help="Makes sampling repeatable.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option(help="Where the demo's run goes.", metavar="DIR")] = "demo",
+    as_json: JSON = False,
+) -> None:
+    """Fine-tune the built-in model end to end: answers before and after, a report, a chat."""
+    from tunesmith.demo import run_demo
+
+    _print(run_demo(output, _listeners(as_json)), as_json, lambda _: None)
+
+
+@app.command()
+def train(
+    run_file: Annotated[str | None, typer.Argument(metavar="[RUN.yaml]", help="A run file; flags are laid over it.")] = None,
+    model: Annotated[str | None, typer.Option(help="What to fine-tune (default: starter).")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Training data: file, folder or hub id (may be repeated).")] = None,
+    objective: Annotated[str | None, typer.Option(help="sft (default) or pretrain.", metavar="NAME")] = None,
+    adapter: Annotated[str | None, typer.Option(help="lora or full (default: by the model's size).", metavar="NAME")] = None,
+    output: Annotated[str | None, typer.Option(help="The run's folder (default: runs/…).", metavar="DIR")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key of the run file, as train.epochs=2.", metavar="SECTION.KEY=VALUE")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder from its newest whole checkpoint.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Fine-tune a model. Two inputs suffice, --model and --data; what is inferred is printed with its reason."""
+    from tunesmith.training.api import train as verb
+
+    with _listeners(as_json) as progress:
+        result = verb(
+            run_file,
+            model=model,
+            data=data or None,
+            objective=objective,
+            adapter=adapter,
+            output=output,
+            settings=settings or (),
+            resume=resume,
+            listeners=(progress,),
+        )
+    _print(result, as_json, _show_trained)
+
+
+@app.command()
+def evaluate(
+    model: MODEL,
+    data: Annotated[list[str], typer.Option(help="Held-out data (may be repeated).", metavar="D")],
+    adapter: ADAPTER = None,
+    metric: Annotated[list[str] | None, typer.Option(help="perplexity, exact_match, rule, … (default: what suits the data).", metavar="NAME")] = None,
+    limit: Annotated[int | None, typer.Option(help="Measure the first N rows only.", metavar="N", min=1)] = None,
+    max_new_tokens: NEW_TOKENS = None,
+    as_json: JSON = False,
+) -> None:
+    """Measure a model on data: each metric with its 95% interval, per category where rows carry one."""
+    from tunesmith.evaluation.evaluator import evaluate as verb
+
+    result = verb(model, adapter=adapter, data=data, metrics=metric or None, limit=limit, max_new_tokens=max_new_tokens)
+    _print(result, as_json, lambda r: _show_metrics(r["metrics"]))
+
+
+@app.command()
+def generate(
+    model: MODEL,
+    adapter: ADAPTER = None,
+    prompt: Annotated[str | None, typer.Option(help="One prompt.", metavar="TEXT")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Prompts from a file, in any format training reads.", metavar="D")] = None,
+    max_new_tokens: NEW_TOKENS = None,
+    temperature: TEMPERATURE = 0.0,
+    top_p: TOP_P = 1.0,
+    top_k: TOP_K = 0,
+    repetition_penalty: REPETITION = 1.0,
+    stop: STOP = None,
+    seed: SEED = 0,
+    as_json: JSON = False,
+) -> None:
+    """Answer a prompt, or every prompt of a file, through the model's own chat template."""
+    from tunesmith.model.inference import generate_text
+
+    sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
+    result = generate_text(
+        model,
+        adapter=adapter,
+        prompt=prompt,
+        data=data or None,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        stop=stop or (),
+        seed=seed,
+        **sampling,
+    )
+    _print(result, as_json, lambda r: print("\n\n".join(a["answer"] for a in r["answers"])))
+
+
+@app.command()
+def chat(
+    model: MODEL,
+    adapter: ADAPTER = None,
+    system: Annotated[str | None, typer.Option(help="A system message to begin with.", metavar="TEXT")] = None,
+    max_new_tokens: NEW_TOKENS = None,
+    temperature: TEMPERATURE = 0.7,
+    top_p: TOP_P = 0.95,
+    seed: SEED = 0,
+) -> None:
+    """Talk to a model in the terminal; answers stream. /help inside lists what else it does."""
+    from tunesmith.chat import chat as verb
+
+    sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
+    verb(model, adapter=adapter, system=system, temperature=temperature, top_p=top_p, seed=seed, **sampling)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders or hub ids.")],
+    model: Annotated[str, typer.Option(help="Count tokens with this model's tokenizer.")] = "starter",
+    as_json: JSON = False,
+) -> None:
+    """Say what a data set is: its format, counts, token lengths, and problems with row numbers."""
+    from tunesmith.data.inspect import inspect, print_inspection
+
+    _print(inspect(list(source), model), as_json, lambda r: print_inspection(r, _console()))
+
+
+@data_app.command("show")
+def data_show(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, folder or hub id.")],
+    model: Annotated[str, typer.Option(help="Whose tokenizer and template to use.")] = "starter",
+    n: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 3,
+) -> None:
+    """Show rows as the model will see them: every token in colour, scored or not, and why."""
+    from tunesmith.data.show import show
+
+    show(source, model, n, _console())
+
+
+def _listeners(quiet: bool) -> Any:
+    from tunesmith.training.progress import Progress
+
+    return Progress(quiet=quiet)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        show(result)
+
+
+def _show_trained(result: dict[str, Any]) -> None:
+    _show_metrics(result["metrics"])
+    run = result["run"]
+    print(f"result  {result['result']}\nreport  {run}/report.html\nnext    tunesmith chat {run}")
+
+
+def _show_metrics(metrics: dict[str, dict[str, Any]]) -> None:
+    width = max((len(name) for name in metrics), default=0)
+    for name, m in metrics.items():
+        print(f"{name:<{width}}  {m['value']:>9.4g}   ({m['low']:.4g} to {m['high']:.4g}, n = {m['n']})")
+
+
+def main() -> None:
+    """Run the command line; every ending is an exit code of the contract (see docs/guide.md)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        code = app(standalone_mode=False)
+    except InputError as e:
+        code = _fail(str(e), 2)
+    except GuardStop as e:
+        code = _fail(str(e), 3)
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as e:
+        code = _unexpected(e)
+    sys.exit(code)
+
+
+def _unexpected(error: Exception) -> int:
+    kind = type(error).__name__
+    if hasattr(error, "format_message"):  # typer's usage errors (its click is its own or the public one, by version)
+        return _fail(f"{error.format_message()} (tunesmith --help)", 2)
+    if kind == "Abort":
+        return _fail("interrupted", 130)
+    if kind == "Interrupted":
+        return _fail(f"{error}; a checkpoint is written, continue with --resume", 128 + error.number)  # type: ignore[attr-defined]
+    path = Path(tempfile.gettempdir()) / "tunesmith-traceback.txt"
+    path.write_text("".join(traceback.format_exception(error)))
+    first = (str(error).splitlines() or [""])[0]
+    return _fail(f"a defect of tunesmith: {kind}: {first[:200]} (traceback in {path})", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"tunesmith: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

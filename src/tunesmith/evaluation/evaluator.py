@@ -1,0 +1,217 @@
+"""Measure a model on rows of data: log-probabilities and answers are made once, and every metric reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tunesmith import registry
+from tunesmith.config import named
+from tunesmith.data.records import Record
+from tunesmith.errors import InputError
+from tunesmith.evaluation.items import Item, make_items
+from tunesmith.evaluation.statistics import mean_of_means_interval
+
+SHORT_REFERENCE = 32  # tokens: up to here (by the median) exact match says something
+LONGEST_ANSWER = 256  # tokens, where nothing else is asked
+
+
+@dataclass
+class Evaluation:
+    """`metrics`: {NAME: {"value", "n", "low", "high"}}, with NAME/category entries where rows carry a category.
+
+    `items` is one per row, with answers and scores; `notices` are sentences for people.
+    """
+
+    metrics: dict[str, dict[str, Any]]
+    items: list[Item]
+    notices: list[str] = field(default_factory=list)
+
+
+def check_metrics(metrics: Sequence[dict[str, Any]], where: str = "evaluate") -> None:
+    """InputError unless every entry is {"name": a metric, **options of its score function}."""
+    for number, entry in enumerate(metrics):
+        named(entry, "evaluation.metrics", "score", f"metric {number + 1}", where, skip=("item",))
+
+
+def default_metrics(items: Sequence[Item], tokenizer: Any) -> tuple[list[dict[str, Any]], str]:
+    """Return the metrics that suit the rows, and the reason in words.
+
+    Perplexity always; `rule` where a row carries a check; else exact match where the median reference has at most
+    32 tokens.
+    """
+    if any("check" in item.record.extra for item in items):
+        return [{"name": "rule"}, {"name": "perplexity"}], "rule and perplexity: the rows state rules (check)"
+    references = [item.reference for item in items if item.reference is not None]
+    if references:
+        middle = int(np.median([len(ids) for ids in tokenizer(references, add_special_tokens=False).input_ids]))
+        if middle <= SHORT_REFERENCE:
+            reason = f"exact_match and perplexity: the references are short ({middle} tokens by the median)"
+            return [{"name": "exact_match"}, {"name": "perplexity"}], reason
+        return [
+            {"name": "perplexity"}
+        ], f"perplexity only: references ({middle} tokens by the median) are too long"
+    return [{"name": "perplexity"}], "perplexity only: the rows hold no references"
+
+
+def evaluate_records(
+    policy: Any,
+    tokenizer: Any,
+    records: Sequence[Record],
+    metrics: Sequence[dict[str, Any]] | None = None,
+    *,
+    max_length: int | None = None,
+    max_new_tokens: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Return the metrics of a policy on records, greedy answers included.
+
+    `metrics` None means default_metrics. max_length (default: the model's context) is where rows are cut for
+    perplexity; max_new_tokens defaults to twice the longest reference plus 16, at most 256. Rows whose prompt leaves no
+    room for an answer are left out of the metrics that need one, and a notice names the first. InputError for a metric
+    that no row can serve.
+    """
+    items = make_items(records, tokenizer)
+    notices = []
+    if metrics is None:
+        metrics, reason = default_metrics(items, tokenizer)
+        notices.append(f"metrics: {reason}")
+    check_metrics(metrics)
+    modules = {entry["name"]: registry.load("evaluation.metrics", entry["name"]) for entry in metrics}
+    needs = {module.NEEDS for module in modules.values()}
+    if "logps" in needs:
+        notices += _score_tokens(policy, tokenizer, items, max_length)
+    if "answers" in needs:
+        notices += _answer(policy, tokenizer, items, max_new_tokens, batch_size, seed)
+    results: dict[str, dict[str, Any]] = {}
+    for entry in metrics:
+        options = {key: value for key, value in entry.items() if key != "name"}
+        results.update(_measure(entry["name"], modules[entry["name"]], items, options, seed))
+    return Evaluation(results, items, notices)
+
+
+def _score_tokens(policy: Any, tokenizer: Any, items: list[Item], max_length: int | None) -> list[str]:
+    """Fill in nll and tokens; return the renderer's notices."""
+    from tunesmith.data.render import render
+
+    from tunesmith.model.generate import context_length
+    from tunesmith.training.scoring import example_nll
+
+    longest = max_length or context_length(policy.model)
+    examples, notices = render([item.record for item in items], tokenizer, longest)
+    nll, tokens = example_nll(policy, examples)
+    for record, n, t in zip(examples.record.tolist(), nll.tolist(), tokens.tolist(), strict=True):
+        items[record].nll += n  # a template that rewrites its history makes several examples of a row
+        items[record].tokens += t
+    return list(notices)
+
+
+def _answer(
+    policy: Any, tokenizer: Any, items: list[Item], max_new_tokens: int | None, batch_size: int | None, seed: int
+) -> list[str]:
+    """Fill in the answers; return notices about rows that got none."""
+    from tunesmith.model.generate import context_length, encode_prompts, generate
+
+    asked = [item for item in items if item.prompt]
+    prompts = encode_prompts(tokenizer, [(item.prompt, getattr(item.record, "tools", None)) for item in asked])
+    context = context_length(policy.model)
+    fits = [context is None or len(p) < context for p in prompts]
+    left_out = [item for item, fit in zip(asked, fits, strict=True) if not fit]
+    notices = []
+    if left_out:
+        notices.append(
+            f"{len(left_out)} of {len(asked)} prompts fill the context of {context} tokens and got no answer, "
+            f"so they do not count; the first is {left_out[0].record.origin}"
+        )
+    asked = [item for item, fit in zip(asked, fits, strict=True) if fit]
+    prompts = [p for p, fit in zip(prompts, fits, strict=True) if fit]
+    if max_new_tokens is None:
+        max_new_tokens = answer_length(asked, tokenizer)
+    with policy.plain_attention():
+        answers = generate(
+            policy.model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
+        )
+    for item, answer in zip(asked, answers, strict=True):
+        item.answer = answer
+    return notices
+
+
+def answer_length(items: Sequence[Item], tokenizer: Any) -> int:
+    """Return how many tokens an answer may have: 2 x the longest reference + 16, at most 256; 256 without any."""
+    references = [item.reference for item in items if item.reference is not None]
+    if len(references) < len(items) or not references:
+        return LONGEST_ANSWER
+    longest = max(len(ids) for ids in tokenizer(references, add_special_tokens=False).input_ids)
+    return min(LONGEST_ANSWER, 2 * longest + 16)
+
+
+def _measure(
+    name: str, module: ModuleType, items: list[Item], options: dict[str, Any], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Score every item and return {name, name/category..., name/families}.
+
+    `name` is over all rows together. Where there are several categories, name/families is the mean over categories,
+    each counting the same (for metrics of answers: a mean of perplexities means nothing).
+    """
+    groups: dict[str | None, list[tuple[float, float]]] = {}
+    for item in items:
+        if module.NEEDS == "answers" and item.answer is None:
+            continue
+        try:
+            score = module.score(item, **options)
+        except InputError as e:
+            raise InputError(f"{item.record.origin}: {e}") from e
+        if score is not None:
+            item.scores[name] = score
+            groups.setdefault(item.category, []).append(score)
+    if not groups:
+        lack = (
+            "scored tokens"
+            if module.NEEDS == "logps"
+            else "a prompt that fits the context and an answer to compare with"
+        )
+        raise InputError(f"the metric {name} has nothing to measure: no row has {lack}.")
+    tables = {category: np.array(scores, dtype=np.float64) for category, scores in groups.items()}
+    everything = np.concatenate(list(tables.values()))
+    results = {name: module.aggregate(everything[:, 0], everything[:, 1])}
+    families = {category: tables[category] for category in sorted(c for c in tables if c is not None)}
+    for category, table in families.items():
+        results[f"{name}/{category}"] = module.aggregate(table[:, 0], table[:, 1])
+    if len(families) > 1 and module.NEEDS == "answers":
+        means = [float(table[:, 0].mean()) for table in families.values()]
+        low, high = mean_of_means_interval([table[:, 0] for table in families.values()], seed)
+        results[f"{name}/families"] = {"value": float(np.mean(means)), "n": len(means), "low": low, "high": high}
+    return results
+
+
+def before_and_after(before: Evaluation, after: Evaluation, metric: str | None = None) -> list[dict[str, Any]]:
+    """Return the answered rows of two evaluations of the same rows side by side, for the report.
+
+    [{"category", "prompt" (messages), "reference", "before", "after", "before_score", "after_score", "file", "row"}];
+    scores are those of `metric` (default: the first metric of answers), None where it has none.
+    """
+    if metric is None:
+        measured = (name for item in after.items if item.answer is not None for name in item.scores)
+        metric = next((name for name in measured if name != "perplexity"), "")
+    samples = []
+    for old, new in zip(before.items, after.items, strict=True):
+        if old.answer is None or new.answer is None:
+            continue
+        (was, _), (now, _) = old.scores.get(metric, (None, 1.0)), new.scores.get(metric, (None, 1.0))
+        samples.append(
+            {
+                "category": new.category,
+                "prompt": new.prompt,
+                "reference": new.reference,
+                "before": old.answer,
+                "after": new.answer,
+                "before_score": was,
+                "after_score": now,
+                "file": new.record.origin.file,
+                "row": new.record.origin.row,
+            }
+        )
+    return samples

@@ -1,0 +1,80 @@
+"""What is measured: one item per row of data, with its prompt, its reference and whatever the model made of it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.data.records import Chat, Message, Record
+from tunesmith.model.decoding import decode, turn_end
+
+_REASONING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+
+
+@dataclass
+class Item:
+    """A measured row. `scores` holds (numerator, weight) per metric, which is the one's sum over the other's."""
+
+    record: Record
+    prompt: list[Message] = field(default_factory=list)  # all before the last trained assistant turn
+    reference: str | None = None  # that turn's text; None where the row has no such turn
+    answer: str | None = None
+    nll: float = 0.0  # nats over the scored tokens
+    tokens: int = 0  # scored tokens
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def category(self) -> str | None:
+        """The row's own `category`, if it has one."""
+        found = self.record.extra.get("category")
+        return None if found is None else str(found)
+
+
+def make_items(records: Sequence[Record], tokenizer: Any) -> list[Item]:
+    """An item per record. Text has no prompt; a chat that ends with a user and brings a `check` no reference."""
+    items = []
+    for record in records:
+        item = Item(record)
+        if isinstance(record, Chat):
+            turn = _last_trained(record)
+            if turn is not None:
+                item = Item(record, record.messages[:turn], _reference(record, turn, tokenizer))
+            elif "check" in record.extra and record.messages and record.messages[-1]["role"] == "user":
+                item = Item(record, record.messages)
+        items.append(item)
+    return items
+
+
+def visible(answer: str) -> str:
+    """Return an answer without the reasoning block (<think>…</think>) it may open with: references do not hold one."""
+    return _REASONING.sub("", answer, count=1)
+
+
+def _last_trained(record: Chat) -> int | None:
+    turns = (i for i in range(len(record.messages) - 1, -1, -1) if record.trained[i])
+    return next((i for i in turns if record.messages[i]["role"] == "assistant"), None)
+
+
+def _reference(record: Chat, turn: int, tokenizer: Any) -> str:
+    message = record.messages[turn]
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not message.get("tool_calls"):
+        return str(content or "")
+    return _rendered(record, turn, tokenizer)
+
+
+def _rendered(record: Chat, turn: int, tokenizer: Any) -> str:
+    """Return the turn as the template writes it and an answer is decoded: without end of turn and special tokens."""
+    before = tokenizer.apply_chat_template(
+        record.messages[:turn], tools=record.tools, add_generation_prompt=True, tokenize=False
+    )
+    after = tokenizer.apply_chat_template(record.messages[: turn + 1], tools=record.tools, tokenize=False)
+    same = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
+    ids = tokenizer(after[same:], add_special_tokens=False).input_ids
+    ends = {tokenizer.eos_token_id, turn_end(tokenizer)}
+    last = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return visible(decode(tokenizer, ids[:last])).strip()

@@ -1,0 +1,300 @@
+"""Answers from a causal language model, in batches with a KV cache or streamed, through transformers' own loop.
+
+Greedy at temperature 0. Otherwise every answer has random numbers of its own, made of the seed and its place among the
+prompts, so the batch size changes no answer.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunesmith.errors import InputError
+from tunesmith.model.decoding import Pieces, cut_at_stop, decode, end_tokens, pick
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH_TOKENS = 16_384  # prompt and answer tokens of a batch, padding included: what its KV cache must hold
+OnToken = Callable[[int, int], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    rows: list[int]
+    limit: int  # new tokens
+
+
+def encode_prompts(
+    tokenizer: Any, chats: Sequence[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]
+) -> list[list[int]]:
+    """Return the token ids of each (messages, tools) up to where the assistant's answer begins.
+
+    The template writes all special tokens, so the tokenizer adds none. InputError where the template refuses a chat.
+    """
+    from jinja2 import TemplateError
+
+    texts = []
+    for number, (messages, tools) in enumerate(chats, 1):
+        try:
+            texts.append(
+                tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
+            )
+        except TemplateError as e:
+            raise InputError(f"the chat template refuses the conversation of prompt {number}: {e}.") from e
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    return ids
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    batch_size: int | None = None,
+    seed: int = 0,
+    on_token: OnToken | None = None,
+) -> list[str]:
+    """Return the answer to each prompt (token ids) in the order asked, without special tokens and stop string.
+
+    `model` is a transformers causal LM or a PeftModel in an ordinary attention; it is put into eval mode meanwhile.
+    An answer ends at an end token, before a stop string, after max_new_tokens or where the context is full. `on_token`,
+    if given, hears (prompt's index, token) of every new token as it comes and ends that answer by returning True.
+    InputError for a prompt that leaves no room in the context, and for sampling values out of range.
+    """
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
+    ends = end_tokens(model, tokenizer)
+    batches = _plan([len(p) for p in prompts], max_new_tokens, context_length(model), batch_size)
+    answers = [""] * len(prompts)
+    training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            processors = _Processors(temperature, top_p, top_k, repetition_penalty, seed)
+            watch = _Watch(tokenizer, batch, stop, set(ends), on_token)
+            answered = _run(model, tokenizer, prompts, batch, ends, processors, watch)
+            for row, ids in zip(batch.rows, answered, strict=True):
+                answers[row] = cut_at_stop(decode(tokenizer, _until_end(ids, ends)), stop)[0]
+    finally:
+        if training:
+            model.train()
+    return answers
+
+
+def stream(
+    model: Any,
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None = None,
+    **sampling: Any,
+) -> Generator[str]:
+    """Yield the answer to a conversation in pieces of text as they come, never half a character.
+
+    `sampling`: generate's keyword arguments. Closing the generator, or an exception in it (Ctrl-C), stops the model
+    after the token at hand.
+    """
+    prompt = encode_prompts(tokenizer, [(messages, tools)])
+    stop = sampling.get("stop", ())
+    pieces = Pieces(tokenizer, (stop,) if isinstance(stop, str) else tuple(stop))
+    tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+    closed = threading.Event()
+
+    def hear(_: int, token: int) -> bool:
+        tokens.put(token)
+        return closed.is_set()
+
+    def work() -> None:
+        try:
+            generate(model, tokenizer, prompt, on_token=hear, **sampling)
+            tokens.put(None)
+        except BaseException as e:  # handed to the reader, who raises it
+            tokens.put(e)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while (token := tokens.get()) is not None:
+            if isinstance(token, BaseException):
+                raise token
+            if piece := pieces.push(token):
+                yield piece
+        if piece := pieces.flush():
+            yield piece
+    finally:
+        closed.set()
+        worker.join()
+
+
+def context_length(model: Any) -> int | None:
+    """Return how many tokens the model's positions reach, None where its config sets no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def check_sampling(
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    batch_size: int | None = None,
+) -> None:
+    """InputError naming the first sampling value that is out of range."""
+    rules = (
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
+        ("temperature", temperature, temperature >= 0, "0 (greedy) or more"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+        ("top_k", top_k, top_k >= 0, "0 (all) or more"),
+        ("repetition_penalty", repetition_penalty, repetition_penalty > 0, "above 0 (1: none)"),
+        ("batch_size", batch_size, batch_size is None or batch_size >= 1, "at least 1"),
+        ("stop", "an empty string", all(stop), "text"),
+    )
+    for name, value, right, wanted in rules:
+        if not right:
+            raise InputError(f"{name} is {value}; it must be {wanted}.")
+
+
+def _plan(lengths: list[int], max_new_tokens: int, context: int | None, batch_size: int | None) -> list[_Batch]:
+    """Sort prompts by length into batches of at most BATCH_TOKENS; those near the context's end among themselves,
+    so that none is cut for another's sake."""
+    limits = []
+    for number, length in enumerate(lengths, 1):
+        room = max_new_tokens if context is None else context - length
+        if room < 1:
+            raise InputError(
+                f"prompt {number} has {length} tokens: no room to answer in the model's context of {context} tokens."
+            )
+        if length == 0:
+            raise InputError(f"prompt {number} is empty.")
+        limits.append(min(room, max_new_tokens))
+    batches: list[_Batch] = []
+    for row in sorted(range(len(lengths)), key=lambda i: (limits[i], lengths[i])):
+        last = batches[-1] if batches else None
+        most = batch_size or max(1, BATCH_TOKENS // (lengths[row] + limits[row]))
+        if last and last.limit == limits[row] and len(last.rows) < most:
+            last.rows.append(row)
+        else:
+            batches.append(_Batch([row], limits[row]))
+    return batches
+
+
+def _run(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    batch: _Batch,
+    ends: list[int],
+    processors: "_Processors",
+    watch: "_Watch",
+) -> list[list[int]]:
+    """Return the new tokens of a batch, row by row (finished rows go on as padding)."""
+    import torch
+    from transformers import GenerationConfig
+
+    width = max(len(prompts[r]) for r in batch.rows)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    ids = torch.tensor([[pad] * (width - len(prompts[r])) + list(prompts[r]) for r in batch.rows], device=model.device)
+    pads = torch.tensor([width - len(prompts[r]) for r in batch.rows], device=model.device)
+    # All that the model's own generation config may set is set here: what is asked for is what is done.
+    config = GenerationConfig(
+        max_new_tokens=batch.limit,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        pad_token_id=pad,
+        eos_token_id=ends or None,
+    )
+    watch.prompt_width = width
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=(torch.arange(width, device=ids.device)[None] >= pads[:, None]).long(),
+        generation_config=config,
+        logits_processor=processors.build(batch, pads, width),
+        stopping_criteria=[watch],
+    )
+    rows: list[list[int]] = out[:, width:].tolist()
+    return rows
+
+
+def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+    return next((ids[:i] for i, t in enumerate(ids) if t in ends), ids)
+
+
+class _Processors:
+    """What turns a step's scores into the next token. The last processor leaves only the drawn token standing, which
+    transformers' greedy loop then takes."""
+
+    def __init__(self, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int) -> None:
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+        self.repetition_penalty, self.seed = repetition_penalty, seed
+
+    def build(self, batch: _Batch, pads: "Tensor", width: int) -> Any:
+        """Return transformers' LogitsProcessorList for a batch of left-padded prompts (pads (B,), width columns)."""
+        import transformers as t
+
+        chain = t.LogitsProcessorList()
+        if self.repetition_penalty != 1.0:
+            # Seen are the prompt and the answer so far; the positions to ignore are the padding's
+            chain.append(t.RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty), prompt_ignore_length=pads))
+        if self.temperature > 0:
+            chain.append(t.TemperatureLogitsWarper(float(self.temperature)))
+            if self.top_k:
+                chain.append(t.TopKLogitsWarper(self.top_k))
+            if self.top_p < 1:
+                chain.append(t.TopPLogitsWarper(self.top_p))
+            chain.append(self._draw(batch, width))
+        return chain
+
+    def _draw(self, batch: _Batch, width: int) -> Any:
+        import torch
+
+        table = np.stack([np.random.default_rng([self.seed, row]).random(batch.limit) for row in batch.rows])
+
+        def draw(input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+            u = torch.from_numpy(table[:, input_ids.shape[1] - width].copy()).to(scores.device)
+            return torch.full_like(scores, -torch.inf).scatter_(1, pick(scores, u)[:, None], 0.0)
+
+        return draw
+
+
+class _Watch:
+    """A stopping criterion per row: a stop string came, or the listener, who hears every new token, had enough."""
+
+    def __init__(
+        self, tokenizer: Any, batch: _Batch, stop: Sequence[str], ends: set[int], on_token: OnToken | None
+    ) -> None:
+        self.tokenizer, self.batch, self.stop, self.ends, self.on_token = tokenizer, batch, stop, ends, on_token
+        # A token is at least one byte, bar a few that are empty: so many hold any stop string that just came to its end
+        self.tail = max((len(s.encode()) for s in stop), default=0) + 8
+        self.done = [False] * len(batch.rows)
+        self.prompt_width = 0
+
+    def __call__(self, input_ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
+        import torch
+
+        if self.stop or self.on_token:
+            new = input_ids[:, self.prompt_width :][:, -self.tail :].tolist()
+            for i, ids in enumerate(new):
+                if not self.done[i]:
+                    self.done[i] = ids[-1] in self.ends or self._enough(self.batch.rows[i], ids)
+        return torch.tensor(self.done, device=input_ids.device)
+
+    def _enough(self, row: int, ids: list[int]) -> bool:
+        heard = self.on_token is not None and bool(self.on_token(row, ids[-1]))
+        return heard or (bool(self.stop) and cut_at_stop(decode(self.tokenizer, ids), self.stop)[1])

@@ -1,0 +1,424 @@
+"""The verb `train`: check everything, infer what is open, train, measure before and after, write the result and the report."""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith import config as configuration
+from tunesmith import registry, run
+from tunesmith.config import RunConfig
+from tunesmith.data.records import Examples, Record
+from tunesmith.errors import GuardStop, InputError
+from tunesmith.model.loading import ModelSource, check_weights, load_config, load_tokenizer, resolve
+from tunesmith.training import checkpoint, infer, measure
+from tunesmith.training import resolve as resolving
+from tunesmith.training.infer import Amount, Inferred, Shape
+
+
+def train(
+    config: str | dict[str, Any] | None = None,
+    *,
+    model: str | None = None,
+    data: str | Sequence[str | dict[str, Any]] | None = None,
+    objective: str | None = None,
+    adapter: str | None = None,
+    output: str | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    listeners: Sequence[run.Listener] = (),
+) -> dict[str, Any]:
+    """Train as a run file (path or its content) says, the other arguments laid over it; `settings` are "section.key=value".
+
+    Returns {"run", "steps", "tokens", "scored_tokens", "seconds", "tokens_per_second" (real tokens per second of stepping, the
+    first two steps left out), "train_loss", "metrics", "peak_memory_bytes", "result"}. `listeners` get every event as a dict.
+    Raises InputError before weights are loaded where the input is wrong; GuardStop where the loss stops being a number.
+    """
+    content, where = _content(config, model, data, objective, adapter, output, settings)
+    given = configuration.parse(content, where)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("this run was launched as several processes, which tunesmith does not train with yet; start one process.")
+    if resume:
+        folder = _folder_to_resume(config, given)
+        if run.state(folder) == "done":
+            return _finished(folder, listeners)
+        if (folder / "run.yaml").is_file():
+            stored = configuration.parse(configuration.load_file(str(folder)), str(folder / "run.yaml"))
+            resolving.refuse_changes(given, stored, str(folder))
+            given = stored
+        return _Training(given, folder, listeners).go(resume=True)
+    return _Training(given, _new_folder(given), listeners).go(resume=False)
+
+
+def _content(
+    config: str | dict[str, Any] | None,
+    model: str | None,
+    data: str | Sequence[str | dict[str, Any]] | None,
+    objective: str | None,
+    adapter: str | None,
+    output: str | None,
+    settings: Sequence[str],
+) -> tuple[dict[str, Any], str]:
+    content = configuration.load_file(config) if isinstance(config, str) else dict(config or {})
+    for key, value in (("model", model), ("objective", objective), ("adapter", adapter), ("output", output)):
+        if value is not None:
+            content[key] = value
+    if data is not None:
+        content["data"] = [data] if isinstance(data, str) else list(data)
+    for setting in settings:
+        configuration.assign(content, setting)
+    return content, config if isinstance(config, str) else "the run"
+
+
+def _new_folder(config: RunConfig) -> Path:
+    if not config.data:
+        raise InputError("there is no data to train on: give --data FILE (or a data section in the run file).")
+    if config.output is not None:
+        folder = Path(config.output)
+        if folder.is_file():
+            raise InputError(f"the output {folder} is a file; a run needs a folder of its own.")
+        if folder.is_dir() and any(p.name != "lock" for p in folder.iterdir()):
+            what = "holds a run" if (folder / "run.yaml").is_file() else "is not empty"
+            raise InputError(f"the output folder {folder} {what}; continue it with --resume or choose another --output.")
+        return folder
+    stem = Path(str(config.data[0].get("path", "data"))).stem
+    name = re.sub(r"[^\w.-]+", "-", f"{stem}-{config.objective['name']}")
+    folder, n = Path("runs") / name, 1
+    while folder.exists():
+        n += 1
+        folder = Path("runs") / f"{name}-{n}"
+    return folder
+
+
+def _folder_to_resume(config: str | dict[str, Any] | None, given: RunConfig) -> Path:
+    if given.output is not None:
+        return Path(given.output)
+    if isinstance(config, str):
+        path = Path(config)
+        folder = path if path.is_dir() else path.parent
+        if (folder / "state.json").is_file():
+            return folder
+    raise InputError("--resume needs to know the run: give its --output, or RUN/run.yaml.")
+
+
+def _finished(folder: Path, listeners: Sequence[run.Listener]) -> dict[str, Any]:
+    for listener in listeners:
+        listener({"event": "notice", "message": f"{folder} is finished: nothing is left to resume"})
+    result: dict[str, Any] = json.loads((folder / "results.json").read_text())["train"]
+    return result
+
+
+class _Training:
+    """The stages of one run, in order; each fills in what the next needs."""
+
+    def __init__(self, config: RunConfig, folder: Path, listeners: Sequence[run.Listener]) -> None:
+        self.config, self.folder, self.listeners = config, folder, listeners
+        self.inferred: list[Inferred] = []
+        self.notices: list[str] = []
+
+    def go(self, resume: bool) -> dict[str, Any]:
+        self._check_model()
+        self._read_data()
+        with run.open_run(self.folder, tuple(self.listeners)) as self.run:
+            try:
+                return self._go(resume)
+            except GuardStop as e:
+                self._end("stopped", str(e))
+                raise
+            except InputError as e:
+                self._end("failed", str(e))
+                raise
+            except KeyboardInterrupt:
+                self._end("interrupted", "interrupted")
+                raise
+            except Exception as e:
+                from tunesmith.training.loop import Interrupted
+
+                if isinstance(e, Interrupted):
+                    self._end("interrupted", str(e))
+                else:
+                    (self.folder / "traceback.txt").write_text(traceback.format_exc())
+                    self._end("failed", f"{type(e).__name__}: {e}")
+                raise
+
+    # -- before any weight is loaded
+
+    def _check_model(self) -> None:
+        self.source = self._source()
+        check_weights(self.source)
+        self.tokenizer, notices = load_tokenizer(self.source)
+        self.notices += notices
+        self.shape = _shape(self.source)
+        self.machine = infer.machine(self.config.train.device)
+        if self.config.train.device == "cuda" and self.machine.free_bytes == 0:
+            raise InputError("train.device is cuda, but torch sees no GPU here.")
+        self._infer(infer.infer_model(self.config, self.shape, self.machine))
+        self._check_adapter()
+
+    def _source(self) -> ModelSource:
+        source = resolve(self.config.model.path)
+        start = (self.config.adapter or {}).get("from")
+        return resolve(self.config.model.path, str(start)) if start else source
+
+    def _check_adapter(self) -> None:
+        """Attach the adapter to a model without memory, so that targets that match nothing are found now."""
+        adapter = self.config.adapter or {}
+        if "name" in adapter and adapter["name"] != "full":
+            _attach(_meta_model(self.source), adapter)
+
+    def _infer(self, found: list[Inferred]) -> None:
+        self.inferred += found
+        self.config = resolving.apply(self.config, found)
+
+    def _read_data(self) -> None:
+        from tunesmith.data import render, sources, splits
+
+        objective = registry.load("training.objectives", self.config.objective["name"])
+        loaded = sources.load(self.config.data)
+        sources.require(loaded, objective.reads, self.config.objective["name"])
+        self.notices += loaded.notices
+        train_rows, held_out, sentence = splits.split(loaded.records, self.config.validation, self.config.train.seed)
+        self.notices.append(sentence)
+        self.train_records: list[Record] = train_rows
+        self.held_out: list[Record] = held_out
+        limit = self.config.train.max_length
+        self.examples, notices = render.render(self.train_records, self.tokenizer, limit)
+        self.notices += notices
+        self.validation: Examples | None = None
+        if self.held_out:
+            self.validation, _ = render.render(self.held_out, self.tokenizer, limit)
+        self.rows = sources.epoch_rows(self.examples, loaded, self.config.train.seed)
+
+    # -- with the folder open
+
+    def _go(self, resume: bool) -> dict[str, Any]:
+        found, notices = None, []
+        if resume:
+            found, notices = checkpoint.newest_whole(self.folder / "checkpoints")
+        self._schedule()
+        self._announce(notices)
+        policy = self._policy()
+        loop = self._loop(policy)
+        if found is not None:
+            loop.resume(found)
+            self._same_data(found)
+        self._start(policy, loop.plan.steps, loop.progress.step if found else None)
+        if found is None or not (self.folder / "results.json").is_file():
+            measure.before(self.folder / "results.json", *self._measure(policy))
+        return self._finish(policy, loop.train())
+
+    def _schedule(self) -> None:
+        from tunesmith.training.loop import count_steps
+
+        lengths = self.examples.lengths
+        validation_tokens = int(self.validation.lengths.sum()) if self.validation is not None else 0
+        amount = Amount(len(self.rows), int(lengths[self.rows].sum()), int(lengths.max()), validation_tokens)
+        if self.config.train.microbatch_tokens and self.config.train.microbatch_tokens < amount.longest:
+            self.notices.append(f"train.microbatch_tokens is below the longest example ({amount.longest} tokens), which runs alone")
+        self._infer(infer.infer_schedule(self.config, self.shape, self.machine, amount))
+        train = self.config.train
+        if train.max_steps is not None:
+            self.steps = train.max_steps
+        else:
+            assert train.epochs is not None
+            self.steps = count_steps(lengths, self.rows, train.seed, train.tokens_per_step, train.batch_size, train.epochs)
+        self._infer(infer.infer_intervals(self.config, self.steps, amount))
+
+    def _announce(self, notices: list[str]) -> None:
+        run.write_bytes(self.folder / "run.yaml", resolving.to_yaml(self.config, self.inferred).encode())
+        run.write_json(self.folder / "environment.json", run.environment(_device_name(self.machine.device)))
+        self.run.set_state("running", pid=os.getpid())
+        for notice in [*self.notices, *notices]:
+            self.run.emit("notice", message=notice)
+        for item in self.inferred:
+            self.run.emit("inferred", key=item.key, value=item.value, reason=item.reason)
+
+    def _policy(self) -> Any:
+        import torch
+
+        from tunesmith.model.loading import load_model
+        from tunesmith.model.lora import fuse
+        from tunesmith.model.policy import make_policy
+
+        torch.manual_seed(self.config.train.seed)
+        assert self.config.train.dtype is not None
+        model = load_model(self.source, dtype=self.config.train.dtype)
+        adapter = self.config.adapter or {}
+        if self.source.adapter:
+            _continue_adapter(model)
+        else:
+            model = _attach(model, adapter)
+        fuse(model)
+        policy, sentence = make_policy(model.to(self.machine.device))
+        self.run.emit("notice", message=sentence)
+        return policy
+
+    def _loop(self, policy: Any) -> Any:
+        from tunesmith.training.loop import Loop, Plan
+        from tunesmith.training.optimizers import OPTIMIZERS
+
+        train = self.config.train
+        warmup = train.warmup or 0.0
+        given = {k: v for k, v in self.config.optimizer.items() if k not in ("name",)}
+        plan = Plan(
+            steps=self.steps,
+            learning_rate=float(given["learning_rate"]),
+            warmup=round(warmup * self.steps) if warmup < 1 else int(warmup),
+            **{
+                key: getattr(train, key)
+                for key in (
+                    "tokens_per_step",
+                    "batch_size",
+                    "microbatch_tokens",
+                    "schedule",
+                    "clip_norm",
+                    "seed",
+                    "evaluate_every",
+                    "checkpoint_every",
+                    "keep_last",
+                    "early_stopping",
+                )
+            },
+        )
+        objective = registry.load("training.objectives", self.config.objective["name"])
+        return Loop(
+            self.run,
+            policy,
+            objective.loss,
+            self.examples,
+            self.rows,
+            plan,
+            lambda masters: OPTIMIZERS[self.config.optimizer["name"]](masters, **given),
+            lambda: self._validation_metrics(policy),
+            _fingerprint(self.examples, self.rows),
+        )
+
+    def _same_data(self, path: Path) -> None:
+        stored = json.loads((path / "state.json").read_text())["data"]
+        if stored != _fingerprint(self.examples, self.rows):
+            raise InputError(f"the data of {self.folder} has changed since {path.name} was written; restore it or begin a new run.")
+
+    def _start(self, policy: Any, steps: int, resumed_from: int | None) -> None:
+        parameters = list(policy.parameters())
+        adapter = self.config.adapter or {}
+        self.run.emit(
+            "start",
+            run=str(self.folder),
+            model=self.config.model.path,
+            objective=self.config.objective["name"],
+            adapter=adapter.get("name", f"from {adapter.get('from')}"),
+            steps=steps,
+            epochs=self.config.train.epochs,
+            rows=len(self.train_records),
+            validation_rows=len(self.held_out),
+            parameters=sum(p.numel() for p in parameters),
+            trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+            resumed_from=resumed_from,
+        )
+
+    # -- measuring
+
+    def _validation_metrics(self, policy: Any) -> dict[str, Any]:
+        return measure.validation_metrics(policy, self.validation, self.config.train.microbatch_tokens or 4096)
+
+    def _measure(self, policy: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        limit = self.config.train.max_length
+        assert limit is not None
+        metrics, samples = measure.answers(policy, self.tokenizer, self.held_out, self.config.evaluate, limit)
+        return {**self._validation_metrics(policy), **metrics}, samples
+
+    def _finish(self, policy: Any, progress: Any) -> dict[str, Any]:
+        import torch
+
+        from tunesmith.evaluation.report import write_report
+        from tunesmith.training.loop import peak_memory
+
+        result = self._save_result(policy)
+        metrics, samples = self._measure(policy)
+        report: dict[str, Any] = {
+            "run": str(self.folder),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "scored_tokens": progress.scored_tokens,
+            "seconds": round(progress.seconds, 3),
+            "tokens_per_second": _throughput(progress.step_tokens, progress.step_seconds),
+            "train_loss": progress.train_loss,
+            "metrics": metrics,
+            "peak_memory_bytes": peak_memory(torch.device(self.machine.device)),
+            "result": str(result),
+        }
+        measure.after(self.folder / "results.json", metrics, samples, report)
+        self.run.set_state("done")
+        self.run.emit("end", state="done", step=progress.step, seconds=report["seconds"], tokens=progress.tokens)
+        write_report(self.folder)
+        return report
+
+    def _save_result(self, policy: Any) -> Path:
+        import shutil
+
+        result, beside = self.folder / "result", self.folder / ".result.part"
+        shutil.rmtree(beside, ignore_errors=True)
+        policy.model.save_pretrained(beside)
+        self.tokenizer.save_pretrained(beside)
+        shutil.rmtree(result, ignore_errors=True)
+        beside.rename(result)
+        return result
+
+    def _end(self, state: str, message: str) -> None:
+        self.run.set_state(state, message=message)
+        self.run.emit("end", state=state, message=message)
+
+
+def _attach(model: Any, adapter: dict[str, Any]) -> Any:
+    checked = configuration.named(adapter, "model.adapters", "attach", "adapter", "the run")
+    return registry.load("model.adapters", adapter["name"]).attach(model, **checked)
+
+
+def _continue_adapter(model: Any) -> None:
+    """Train the loaded adapter's own parameters on."""
+    for name, p in model.named_parameters():
+        p.requires_grad_(".lora_" in name)
+
+
+def _meta_model(source: ModelSource) -> Any:
+    """Return the model's structure without memory for its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(load_config(source))
+
+
+def _shape(source: ModelSource) -> Shape:
+    config = load_config(source).get_text_config()
+    parameters = sum(p.numel() for p in _meta_model(source).parameters())
+    width = config.hidden_size
+    feedforward = getattr(config, "intermediate_size", None) or 4 * width
+    return Shape(parameters, width, feedforward, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
+
+
+def _throughput(tokens: list[int], seconds: list[float]) -> float | None:
+    """Real tokens per second of stepping, the first two steps left out (None where there were no more)."""
+    return round(sum(tokens[2:]) / sum(seconds[2:]), 1) if len(tokens) > 2 else None
+
+
+def _fingerprint(examples: Examples, rows: Any) -> str:
+    digest = hashlib.sha256()
+    for array in (examples.ids, examples.scored, examples.offsets, np.asarray(rows)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _device_name(device: str) -> str:
+    if device != "cuda":
+        return device
+    import torch
+
+    return str(torch.cuda.get_device_name())

@@ -1,0 +1,77 @@
+"""What a run measures of itself: the validation loss while it goes, metrics and answers before and after it."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith import run
+from tunesmith.data.records import Chat, Examples, Record
+from tunesmith.model.policy import Policy
+
+SAMPLES = 8  # answers shown before and after where no metric asks for more
+Metrics = dict[str, dict[str, Any]]
+
+
+def validation_metrics(policy: Policy, examples: Examples | None, tokens: int) -> Metrics:
+    """Return {"validation_loss" (nats per scored token), "perplexity"} with 95% intervals over examples; {} without examples."""
+    if examples is None:
+        return {}
+    from tunesmith.evaluation.metrics import perplexity
+    from tunesmith.training.scoring import example_nll
+
+    nll, count = example_nll(policy, examples, tokens)
+    seen = count > 0
+    found = perplexity.aggregate(nll[seen], count[seen].astype(float))
+    loss = {k: v if k == "n" else math.log(v) for k, v in found.items()}
+    return {"validation_loss": loss, "perplexity": found}
+
+
+def answers(
+    policy: Policy, tokenizer: Any, records: Sequence[Record], metrics: Sequence[dict[str, Any]], max_length: int
+) -> tuple[Metrics, list[dict[str, Any]]]:
+    """Return the asked metrics over all records and, per answered row, {"category", "prompt", "reference", "answer", "score"}.
+
+    Without metrics the first few rows are answered, for people to read, and nothing is scored.
+    """
+    from tunesmith.evaluation.evaluator import evaluate_records
+
+    asked = list(metrics)
+    rows = list(records) if asked else [r for r in records if isinstance(r, Chat)][:SAMPLES]
+    if not rows:
+        return {}, []
+    found = evaluate_records(policy, tokenizer, rows, asked or [{"name": "exact_match"}], max_length=max_length)
+    shown = [m["name"] for m in asked if m["name"] != "perplexity"]
+    samples = []
+    for item in found.items:
+        if item.answer is not None:
+            score = item.scores.get(shown[0]) if shown else None
+            samples.append(
+                {
+                    "category": item.category,
+                    "prompt": item.prompt,
+                    "reference": item.reference,
+                    "answer": item.answer,
+                    "score": score[0] if score else None,
+                }
+            )
+    return found.metrics if asked else {}, samples
+
+
+def before(path: Path, metrics: Metrics, samples: list[dict[str, Any]]) -> None:
+    """Keep what was measured before training in results.json, for a resumed run to find."""
+    run.write_json(path, {"before": {"metrics": metrics}, "samples": samples})
+
+
+def after(path: Path, metrics: Metrics, samples: list[dict[str, Any]], train: dict[str, Any]) -> None:
+    """Complete results.json: before, after, and the same prompts' answers side by side."""
+    kept = json.loads(path.read_text())
+    paired = []
+    for old, new in zip(kept["samples"], samples, strict=True):
+        same = {k: new[k] for k in ("category", "prompt", "reference")}
+        scores = {"before_score": old["score"], "after_score": new["score"]}
+        paired.append({**same, "before": old["answer"], "after": new["answer"], **scores})
+    run.write_json(
+        path, {"before": kept["before"], "after": {"metrics": metrics}, "samples": paired, "train": train}
+    )
