@@ -54,7 +54,9 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
     return model
 
 
-def random_examples(n: int = 8, low: int = 3, high: int = 30, vocabulary: int = 97, scored: float = 0.5, seed: int = 0) -> Examples:
+def random_examples(
+    n: int = 8, low: int = 3, high: int = 30, vocabulary: int = 97, scored: float = 0.5, seed: int = 0
+) -> Examples:
     """Return n random examples, about `scored` of their tokens scored, the first of each never, the last always."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(low, high, n)

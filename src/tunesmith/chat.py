@@ -42,12 +42,12 @@ def chat(
     from tunesmith.model.generate import check_sampling
 
     check_sampling(max_new_tokens, **{k: v for k, v in sampling.items() if k != "seed"})
-    ready = inference.check(model, adapter, device).load()
+    checked = inference.check(model, adapter, device)
     console = Console(file=stdout or sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    for notice in ready.notices:
+    for notice in checked.notices:
         console.print(notice, style="dim")
     read = _reader(stdin or sys.stdin, console)
-    return converse(ready.model, ready.tokenizer, read, console, system, max_new_tokens=max_new_tokens, **sampling)
+    return converse(checked.load(), checked.tokenizer, read, console, system, max_new_tokens=max_new_tokens, **sampling)
 
 
 def converse(
@@ -119,6 +119,7 @@ def _turn(
         pieces = stream(model, tokenizer, asked, **sampling)
         try:
             for piece in pieces:
+                piece = piece if said else piece.lstrip()
                 said += piece
                 console.out(_harmless(piece), end="", style="green", highlight=False)
                 console.file.flush()

@@ -31,7 +31,9 @@ ADAPTER = Annotated[str | None, typer.Option(help="A PEFT adapter's folder on to
 JSON = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
 NEW_TOKENS = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)]
 TEMPERATURE = Annotated[float, typer.Option(help="0 takes the likeliest token; 0.7 is lively.", min=0)]
-TOP_P = Annotated[float, typer.Option(help="Sample among the likeliest tokens that hold this probability.", min=0, max=1)]
+TOP_P = Annotated[
+    float, typer.Option(help="Sample among the likeliest tokens that hold this probability.", min=0, max=1)
+]
 TOP_K = Annotated[int, typer.Option(help="Sample among the K likeliest tokens (0: all).", min=0)]
 REPETITION = Annotated[float, typer.Option(help="Above 1 makes tokens already seen less likely.", min=0.01)]
 STOP = Annotated[list[str] | None, typer.Option(help="End the answer at this text (may be repeated).", metavar="TEXT")]
@@ -51,16 +53,25 @@ def demo(
 
 @app.command()
 def train(
-    run_file: Annotated[str | None, typer.Argument(metavar="[RUN.yaml]", help="A run file; flags are laid over it.")] = None,
+    run_file: Annotated[
+        str | None, typer.Argument(metavar="[RUN.yaml]", help="A run file; flags are laid over it.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="What to fine-tune (default: starter).")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Training data: file, folder or hub id (may be repeated).")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Training data: file, folder or hub id (may be repeated).")
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="sft (default) or pretrain.", metavar="NAME")] = None,
-    adapter: Annotated[str | None, typer.Option(help="lora or full (default: by the model's size).", metavar="NAME")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="lora or full (default: by the model's size).", metavar="NAME")
+    ] = None,
     output: Annotated[str | None, typer.Option(help="The run's folder (default: runs/…).", metavar="DIR")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any key of the run file, as train.epochs=2.", metavar="SECTION.KEY=VALUE")
+        list[str] | None,
+        typer.Option("--set", help="Any key of the run file, as train.epochs=2.", metavar="SECTION.KEY=VALUE"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder from its newest whole checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in its folder from its newest whole checkpoint.")
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Fine-tune a model. Two inputs suffice, --model and --data; what is inferred is printed with its reason."""
@@ -86,7 +97,10 @@ def evaluate(
     model: MODEL,
     data: Annotated[list[str], typer.Option(help="Held-out data (may be repeated).", metavar="D")],
     adapter: ADAPTER = None,
-    metric: Annotated[list[str] | None, typer.Option(help="perplexity, exact_match, rule, … (default: what suits the data).", metavar="NAME")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="perplexity, exact_match, rule, … (default: what suits the data).", metavar="NAME"),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Measure the first N rows only.", metavar="N", min=1)] = None,
     max_new_tokens: NEW_TOKENS = None,
     as_json: JSON = False,
@@ -103,7 +117,9 @@ def generate(
     model: MODEL,
     adapter: ADAPTER = None,
     prompt: Annotated[str | None, typer.Option(help="One prompt.", metavar="TEXT")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Prompts from a file, in any format training reads.", metavar="D")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Prompts from a file, in any format training reads.", metavar="D")
+    ] = None,
     max_new_tokens: NEW_TOKENS = None,
     temperature: TEMPERATURE = 0.0,
     top_p: TOP_P = 1.0,

@@ -35,13 +35,6 @@ class Model(Section):
     path: str = "starter"
 
 
-class Validation(Section):
-    """Which rows measure the run: a fraction of the data, or files of their own."""
-
-    fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    path: str | list[str] | None = None
-
-
 class Train(Section):
     """How long and in what portions. None is inferred from model, data and machine, and said aloud."""
 
@@ -64,11 +57,11 @@ class Train(Section):
 
 
 class RunConfig(Section):
-    """One run. `objective`, `adapter`, `optimizer` and each of `evaluate` are {name, and that thing's keyword arguments}."""
+    """One run. `data` and `validation` are checked by tunesmith.data (sources, splits). `objective`, `adapter`, `optimizer` and each of `evaluate` are {name, and that thing's keyword arguments}."""
 
     model: Model = Model()
     data: list[dict[str, Any]] = []
-    validation: Validation | Literal[False] = Validation()
+    validation: dict[str, Any] | Literal[False] = {}
     objective: dict[str, Any] = {"name": "sft"}
     adapter: dict[str, Any] | None = None
     optimizer: dict[str, Any] = {"name": "adamw"}
@@ -77,7 +70,12 @@ class RunConfig(Section):
     output: str | None = None
 
 
-SHORT = {"model": "path", "objective": "name", "adapter": "name", "optimizer": "name"}  # `model: x` means `model: {path: x}`
+SHORT = {
+    "model": "path",
+    "objective": "name",
+    "adapter": "name",
+    "optimizer": "name",
+}  # `model: x` means `model: {path: x}`
 
 
 def load_file(path: str) -> dict[str, Any]:
@@ -95,7 +93,9 @@ def load_file(path: str) -> dict[str, Any]:
         where = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}{where}: this is no YAML ({getattr(e, 'problem', None) or 'not UTF-8 text'}).") from e
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a run file is a mapping of sections (model, data, objective, ...), not {_kind(content)}.")
+        raise InputError(
+            f"{path}: a run file is a mapping of sections (model, data, objective, ...), not {_kind(content)}."
+        )
     return content
 
 
@@ -146,8 +146,6 @@ def _check_combinations(config: RunConfig, where: str) -> None:
         raise InputError(f"{where}: train.epochs and train.max_steps exclude each other; keep one.")
     if config.validation is False and train.early_stopping:
         raise InputError(f"{where}: train.early_stopping watches the validation loss, but validation is false.")
-    if config.validation is not False and config.validation.fraction and config.validation.path:
-        raise InputError(f"{where}: validation takes either fraction or path, not both.")
     if config.adapter is not None and set(config.adapter) != {"from"}:
         if "from" in config.adapter:
             raise InputError(f"{where}: adapter.from continues an adapter as it is; take the other adapter keys away.")
@@ -158,7 +156,12 @@ def _check_combinations(config: RunConfig, where: str) -> None:
 
 
 def named(
-    section: Mapping[str, Any], package: str, function: str | None, key: str, where: str, skip: tuple[str, ...] = ("model",)
+    section: Mapping[str, Any],
+    package: str,
+    function: str | None,
+    key: str,
+    where: str,
+    skip: tuple[str, ...] = ("model",),
 ) -> dict[str, Any]:
     """Check {name, **arguments} against the named thing's signature; return the checked arguments without the name."""
     if not isinstance(section.get("name"), str):
@@ -166,14 +169,18 @@ def named(
     known = registry.names(package)
     if section["name"] not in known:
         kind = package.rsplit(".", 1)[-1].removesuffix("s")
-        raise InputError(f'{where}: {key}.name: there is no {kind} "{section["name"]}".{did_you_mean(section["name"], known)}')
+        raise InputError(
+            f'{where}: {key}.name: there is no {kind} "{section["name"]}".{did_you_mean(section["name"], known)}'
+        )
     given = {k: v for k, v in section.items() if k != "name"}
     if function is None:
         return given
     return arguments(getattr(registry.load(package, section["name"]), function), given, f"{where}: {key}", skip)
 
 
-def arguments(function: Callable[..., Any], given: Mapping[str, Any], where: str, skip: tuple[str, ...]) -> dict[str, Any]:
+def arguments(
+    function: Callable[..., Any], given: Mapping[str, Any], where: str, skip: tuple[str, ...]
+) -> dict[str, Any]:
     """Check keyword arguments against a function's signature (the signature is the schema) and return them converted."""
     fields: dict[str, Any] = {}
     for name, p in inspect.signature(function).parameters.items():
@@ -194,7 +201,9 @@ def _checked(schema: type[T], given: Mapping[str, Any], where: str) -> T:
 def _sentence(error: ValidationError, schema: type[BaseModel], where: str) -> str:
     errors = sorted(error.errors(), key=lambda x: x["type"] != "extra_forbidden")
     first = errors[0]
-    path = [p for p in first["loc"] if isinstance(p, int) or p in _all_keys(schema) or first["type"] == "extra_forbidden"]
+    path = [
+        p for p in first["loc"] if isinstance(p, int) or p in _all_keys(schema) or first["type"] == "extra_forbidden"
+    ]
     key = ".".join(str(p) for p in path)
     if first["type"] == "extra_forbidden":
         siblings = _keys_at(schema, path[:-1])

@@ -11,7 +11,9 @@ def alone(q, k, v, lengths):
     out, start = [], 0
     per = q.shape[1] // k.shape[1]
     for n in lengths:
-        a, b, c = (x[start : start + n].transpose(0, 1) for x in (q, k.repeat_interleave(per, 1), v.repeat_interleave(per, 1)))
+        a, b, c = (
+            x[start : start + n].transpose(0, 1) for x in (q, k.repeat_interleave(per, 1), v.repeat_interleave(per, 1))
+        )
         scores = a @ b.transpose(1, 2) * q.shape[-1] ** -0.5
         scores = scores.masked_fill(torch.ones(n, n).triu(1).bool(), float("-inf"))
         out.append((scores.softmax(-1) @ c).transpose(0, 1))
@@ -26,12 +28,16 @@ def test_equals_each_segment_alone(monkeypatch, lengths, heads, long):
     monkeypatch.setattr(attention, "LONG", long)  # segments beyond it go through torch's own kernel
     torch.manual_seed(0)
     total = sum(lengths)
-    q, k, v = (torch.randn(total, h, 8, dtype=torch.float64, requires_grad=True) for h in (heads[0], heads[1], heads[1]))
+    q, k, v = (
+        torch.randn(total, h, 8, dtype=torch.float64, requires_grad=True) for h in (heads[0], heads[1], heads[1])
+    )
     cu = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
     segments = attention.plan(lengths, cu)
     assert [(g.start, g.stop) for g in segments.groups][0][0] == 0
     assert segments.groups[-1].stop == total
-    out, _ = attention.flat_attention(torch.nn.Module(), *(x.transpose(0, 1)[None] for x in (q, k, v)), None, segments=segments)
+    out, _ = attention.flat_attention(
+        torch.nn.Module(), *(x.transpose(0, 1)[None] for x in (q, k, v)), None, segments=segments
+    )
     wanted = alone(q, k, v, lengths)
     torch.testing.assert_close(out[0], wanted, atol=1e-12, rtol=0)
     weight = torch.randn_like(wanted)
@@ -40,7 +46,9 @@ def test_equals_each_segment_alone(monkeypatch, lengths, heads, long):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("unknown", [{"softcap": 30.0}, {"s_aux": torch.zeros(2)}, {"sliding_window": 4}, {"dropout": 0.1}])
+@pytest.mark.parametrize(
+    "unknown", [{"softcap": 30.0}, {"s_aux": torch.zeros(2)}, {"sliding_window": 4}, {"dropout": 0.1}]
+)
 def test_what_it_does_not_compute_raises(unknown):
     x = torch.zeros(1, 2, 6, 4)
     segments = attention.plan((6,), torch.tensor([0, 6]))

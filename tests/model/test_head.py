@@ -62,7 +62,9 @@ def test_bf16_stays_near_float64(scale, trained):
     assert ((got.double() - logp).abs() <= bound * (1 - logp.exp()) * 1.5 + 1e-6).all()
     # every residual carries a relative error of at most 2 * bound (from the logits) + 2^-8 (from its own rounding)
     p_other = 1 - logp.exp()
-    allowed = (2 * bound + 2**-7) * p_other[:, None] * 2 * weight.detach().double().abs().max() + 2**-8 * dh.abs() + 1e-7
+    allowed = (
+        (2 * bound + 2**-7) * p_other[:, None] * 2 * weight.detach().double().abs().max() + 2**-8 * dh.abs() + 1e-7
+    )
     assert ((hidden.grad.double() - dh).abs() <= allowed).all()
 
 

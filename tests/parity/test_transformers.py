@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_examples, tiny_model
 
+from conftest import random_examples, tiny_model
 from tunesmith.model.policy import Policy, make_policy
 from tunesmith.training.batch import collate
 from tunesmith.training.objectives import sft
@@ -25,7 +25,9 @@ def padded_loss(model, examples):
         labels[i, :n] = torch.where(torch.from_numpy(examples.scored[start:stop]), row, -100)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     targets = labels[:, 1:]
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=-100)
+    return torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=-100
+    )
 
 
 def gradients(model):
@@ -33,7 +35,10 @@ def gradients(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("llama", {"tie_word_embeddings": True}), ("qwen3", {}), ("qwen3", {"num_key_value_heads": 4})])
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("llama", {}), ("llama", {"tie_word_embeddings": True}), ("qwen3", {}), ("qwen3", {"num_key_value_heads": 4})],
+)
 @pytest.mark.parametrize("flat", [True, False])
 def test_loss_and_gradients_equal_a_padded_forward(family, changes, dtype, flat):
     examples = random_examples(n=9)
@@ -88,8 +93,14 @@ def test_a_model_the_flat_attention_does_not_compute_runs_padded():
 
     torch.manual_seed(0)
     config = MistralConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        sliding_window=8, max_position_embeddings=256,
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=8,
+        max_position_embeddings=256,
     )
     model = AutoModelForCausalLM.from_config(config)
     policy, sentence = make_policy(model)

@@ -71,7 +71,7 @@ def rename(row: dict[str, Any], columns: dict[str, str], origin: Origin) -> dict
 
 
 def convert(row: dict[str, Any], origin: Origin, name: str, stated: bool = False) -> Record:
-    """Return the row as a record; a row of another format than the file's is refused, unless the user stated the format."""
+    """Return the row as a record; refuse a row of another format than the file's, unless the user stated the format."""
     module: Any = all_formats()[name]
     other = None if stated else best_match(row)
     if other and other[0] != name and (module.matches(row) or not set(module.FIELDS) & set(row)):
@@ -85,7 +85,7 @@ def convert(row: dict[str, Any], origin: Origin, name: str, stated: bool = False
 
 def _unknown(number: int, row: dict[str, Any], file: str) -> RowError:
     keys = ", ".join(list(row)[:10]) or "none"
-    known = "; ".join(str(m.__doc__).split("\n")[0].rstrip(".") for m in all_formats().values())
+    known = ", ".join(f"{name} ({module.SHAPE})" for name, module in all_formats().items())
     return RowError(
         Origin(file, number),
         None,

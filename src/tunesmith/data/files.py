@@ -20,7 +20,7 @@ _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file's rows with their numbers (from 1; the line in JSONL, the row below the header in CSV), and the broken ones."""
+    """A file's rows with their numbers from 1 (JSONL: the line; CSV: counted below the header), and the broken ones."""
 
     file: str
     rows: list[tuple[int, dict[str, Any]]]
@@ -28,7 +28,7 @@ class Table:
 
 
 def expand(path: str, split: str = "train") -> tuple[list[Path | str], list[str]]:
-    """Return the files that `path` means (a hub id stays a string) and notices; InputError where there is nothing to read."""
+    """Return the files that `path` means (a hub id stays a string) and notices; InputError where there are none."""
     place = Path(path).expanduser()
     if place.is_dir():
         return _folder(place, split)
@@ -37,9 +37,9 @@ def expand(path: str, split: str = "train") -> tuple[list[Path | str], list[str]
             raise InputError(f"{path} is no data file tunesmith reads; known endings: {', '.join(TABLES + TEXTS)}.")
         return [place], []
     named = place.suffix.lower() in TABLES + TEXTS
-    if not named and not place.parts[0].startswith((".", "/", "~")) and not Path(place.parts[0]).is_dir():
-        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
-            return [path], []
+    local = named or path.startswith((".", "/", "~")) or Path(path.split("/")[0]).is_dir()
+    if not local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+        return [path], []
     nearby = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
     hint = did_you_mean(place.name, [n for n in nearby if not n.startswith(".")]) if nearby else ""
     raise InputError(f"there is no data file {path}.{hint}")
@@ -78,7 +78,7 @@ def _split_of(path: Path) -> str | None:
 
 
 def read(file: Path | str, split: str = "train") -> Table:
-    """Return a file's (or hub data set's) rows. Broken rows are listed; RowError where the whole file cannot be read."""
+    """Return a file's (or hub data set's) rows, the broken ones listed; RowError where it cannot be read at all."""
     if isinstance(file, str):
         return _hub(file, split)
     name, suffix = str(file), file.suffix.lower()
@@ -113,13 +113,16 @@ def _decode(data: bytes, name: str) -> str:
             Origin(name, line),
             None,
             "not_utf8",
-            f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x} at position {error.start}); save the file as UTF-8.",
+            f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x}, position {error.start}); save the file as UTF-8.",
         ) from None
 
 
 def _sort_out(items: Iterator[tuple[int, Any]], name: str, broken: list[RowError]) -> Table:
     rows = []
-    for number, item in items:
+    listed = list(items)
+    if listed and not broken and all(isinstance(item, str) for _, item in listed):
+        return Table(name, [(number, {"text": item}) for number, item in listed])  # a list of strings is texts
+    for number, item in listed:
         if isinstance(item, dict):
             rows.append((number, item))
         else:
@@ -163,7 +166,7 @@ def _json(content: str, name: str) -> Table:
 
 
 def _list_in(whole: Any, name: str) -> list[Any]:
-    """Return the list of rows in a JSON document: itself, its "data", its only list of objects, or itself as one row."""
+    """Return the rows in a JSON document: the list itself, its "data", its only list of objects, or itself as one."""
     from tunesmith.data.detect import best_match
 
     if isinstance(whole, list):
@@ -210,7 +213,8 @@ def _csv(content: str, name: str, delimiter: str) -> Table:
             if len(values) == len(header):
                 rows.append((number, dict(zip(header, values, strict=True))))
             else:
-                found = f"line {reader.line_num} has {len(values)} values, the header has {len(header)} ({', '.join(header[:6])})."
+                columns = f"{len(header)} ({', '.join(header[:6])})"
+                found = f"line {reader.line_num} has {len(values)} values, the header has {columns}."
                 broken.append(RowError(Origin(name, number), None, "wrong_columns", found))
     except csv.Error as error:
         broken.append(
@@ -238,7 +242,8 @@ def _hub(name: str, split: str) -> Table:
         import datasets
     except ImportError:
         raise InputError(
-            f"\"{name}\" is no local file, and reading it from the hub needs one more package: pip install 'tunesmith[hub]'."
+            f'"{name}" is no local file, and reading it from the hub needs one more package: '
+            "pip install 'tunesmith[hub]'."
         ) from None
     try:
         rows = datasets.load_dataset(name, split=split)

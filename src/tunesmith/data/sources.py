@@ -20,7 +20,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One entry of `data` in the run file, checked. `weight` 3 shows each row three times an epoch, 0.5 half of the rows."""
+    """One entry of the run file's `data`, checked. `weight` 3: each row three times an epoch; 0.5: half of the rows."""
 
     path: str
     weight: float = 1.0
@@ -43,7 +43,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Loaded:
-    """records (N,) in file order, each row once; source (N,) the index into `sources` each came from; notices for people."""
+    """records (N,) in file order, each row once; source (N,), the index into `sources` of each; notices for people."""
 
     records: list[Record]
     source: Indices
@@ -52,7 +52,7 @@ class Loaded:
     notices: list[str]
 
     def epoch(self, rows: Indices, seed: int, epoch: int = 0) -> Indices:
-        """Return the indices to train on in one epoch, (M,): `rows`, each repeated by its source's weight, not shuffled.
+        """Return the indices to train on in one epoch, (M,): `rows` repeated by their source's weight, not shuffled.
 
         A weight of 2.5 is each row twice and half of the rows once more: which half is drawn from `seed`, and the next
         epoch takes the next ones, so that every row is seen as often as any other in the long run.
@@ -112,7 +112,7 @@ def _parse(entry: Any, where: str) -> Source:
 
 
 def load(entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Loaded:
-    """Read every source and return its records; InputError, naming file, row and field, at the first thing that is wrong."""
+    """Read every source; InputError naming file, row and field at the first thing that is wrong."""
     sources = parse(entries)
     expanded = [
         files.expand(source.path, source.split) for source in sources

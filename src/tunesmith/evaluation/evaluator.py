@@ -1,4 +1,7 @@
-"""Measure a model on rows of data: log-probabilities and answers are made once, and every metric reads them."""
+"""Measure a model on rows of data: log-probabilities and answers are made once, and every metric reads them.
+
+The verb `evaluate` is at the end.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,6 +39,18 @@ def check_metrics(metrics: Sequence[dict[str, Any]], where: str = "evaluate") ->
         named(entry, "evaluation.metrics", "score", f"metric {number + 1}", where, skip=("item",))
 
 
+def check_rules(records: Sequence[Record], metrics: Sequence[dict[str, Any]]) -> None:
+    """InputError naming the first row whose `check` is no rule, where the metric `rule` is asked."""
+    from tunesmith.evaluation.rules import check_rule
+
+    for record in records if any(m["name"] == "rule" for m in metrics) else ():
+        if "check" in record.extra:
+            try:
+                check_rule(record.extra["check"])
+            except InputError as e:
+                raise InputError(f"{record.origin}: {e}") from e
+
+
 def default_metrics(items: Sequence[Item], tokenizer: Any) -> tuple[list[dict[str, Any]], str]:
     """Return the metrics that suit the rows, and the reason in words.
 
@@ -50,9 +65,7 @@ def default_metrics(items: Sequence[Item], tokenizer: Any) -> tuple[list[dict[st
         if middle <= SHORT_REFERENCE:
             reason = f"exact_match and perplexity: the references are short ({middle} tokens by the median)"
             return [{"name": "exact_match"}, {"name": "perplexity"}], reason
-        return [
-            {"name": "perplexity"}
-        ], f"perplexity only: references ({middle} tokens by the median) are too long"
+        return [{"name": "perplexity"}], f"perplexity only: references ({middle} tokens by the median) are too long"
     return [{"name": "perplexity"}], "perplexity only: the rows hold no references"
 
 
@@ -80,6 +93,7 @@ def evaluate_records(
         metrics, reason = default_metrics(items, tokenizer)
         notices.append(f"metrics: {reason}")
     check_metrics(metrics)
+    check_rules(records, metrics)
     modules = {entry["name"]: registry.load("evaluation.metrics", entry["name"]) for entry in metrics}
     needs = {module.NEEDS for module in modules.values()}
     if "logps" in needs:
@@ -96,7 +110,6 @@ def evaluate_records(
 def _score_tokens(policy: Any, tokenizer: Any, items: list[Item], max_length: int | None) -> list[str]:
     """Fill in nll and tokens; return the renderer's notices."""
     from tunesmith.data.render import render
-
     from tunesmith.model.generate import context_length
     from tunesmith.training.scoring import example_nll
 
@@ -116,7 +129,8 @@ def _answer(
     from tunesmith.model.generate import context_length, encode_prompts, generate
 
     asked = [item for item in items if item.prompt]
-    prompts = encode_prompts(tokenizer, [(item.prompt, getattr(item.record, "tools", None)) for item in asked])
+    chats = [(item.prompt, getattr(item.record, "tools", None)) for item in asked]
+    prompts = encode_prompts(tokenizer, chats, [item.record.origin for item in asked])
     context = context_length(policy.model)
     fits = [context is None or len(p) < context for p in prompts]
     left_out = [item for item, fit in zip(asked, fits, strict=True) if not fit]
@@ -135,7 +149,7 @@ def _answer(
             policy.model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
         )
     for item, answer in zip(asked, answers, strict=True):
-        item.answer = answer
+        item.answer = answer.strip()
     return notices
 
 
@@ -160,10 +174,7 @@ def _measure(
     for item in items:
         if module.NEEDS == "answers" and item.answer is None:
             continue
-        try:
-            score = module.score(item, **options)
-        except InputError as e:
-            raise InputError(f"{item.record.origin}: {e}") from e
+        score = module.score(item, **options)
         if score is not None:
             item.scores[name] = score
             groups.setdefault(item.category, []).append(score)
@@ -187,31 +198,43 @@ def _measure(
     return results
 
 
-def before_and_after(before: Evaluation, after: Evaluation, metric: str | None = None) -> list[dict[str, Any]]:
-    """Return the answered rows of two evaluations of the same rows side by side, for the report.
+def evaluate(
+    model: str,
+    *,
+    adapter: str | None = None,
+    data: Any,
+    metrics: Sequence[str | dict[str, Any]] | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measure a model on data: {"metrics": {NAME: {"value", "n", "low", "high"}}, "notices": [sentence]}.
 
-    [{"category", "prompt" (messages), "reference", "before", "after", "before_score", "after_score", "file", "row"}];
-    scores are those of `metric` (default: the first metric of answers), None where it has none.
+    `data` is a path, hub id or mapping as in a run file's `data`, or a list of them; `limit` takes its first rows;
+    `metrics` are names or {name, options} (None: default_metrics). The rest as in evaluate_records. Model, data, metrics
+    and rules are checked before a weight is loaded (InputError).
     """
-    if metric is None:
-        measured = (name for item in after.items if item.answer is not None for name in item.scores)
-        metric = next((name for name in measured if name != "perplexity"), "")
-    samples = []
-    for old, new in zip(before.items, after.items, strict=True):
-        if old.answer is None or new.answer is None:
-            continue
-        (was, _), (now, _) = old.scores.get(metric, (None, 1.0)), new.scores.get(metric, (None, 1.0))
-        samples.append(
-            {
-                "category": new.category,
-                "prompt": new.prompt,
-                "reference": new.reference,
-                "before": old.answer,
-                "after": new.answer,
-                "before_score": was,
-                "after_score": now,
-                "file": new.record.origin.file,
-                "row": new.record.origin.row,
-            }
-        )
-    return samples
+    from tunesmith.data.sources import load
+    from tunesmith.model import inference, loading
+    from tunesmith.model.policy import make_policy
+
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; it must be at least 1.")
+    asked = None if metrics is None else [{"name": m} if isinstance(m, str) else m for m in metrics]
+    check_metrics(asked or [])
+    loading.resolve(model, adapter)  # a wrong name is said before data is read, and wrong data before torch is loaded
+    loaded = load(data)
+    checked = inference.check(model, adapter, device)
+    records = loaded.records[:limit]
+    notices = checked.notices + loaded.notices
+    if asked is None:
+        asked, reason = default_metrics(make_items(records, checked.tokenizer), checked.tokenizer)
+        notices.append(f"metrics: {reason}")
+    check_rules(records, asked)
+    policy, sentence = make_policy(checked.load())
+    found = evaluate_records(
+        policy, checked.tokenizer, records, asked, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
+    )
+    return {"metrics": found.metrics, "notices": [*notices, sentence, *found.notices]}

@@ -30,8 +30,11 @@ class Item:
         return None if found is None else str(found)
 
 
-def make_items(records: Sequence[Record], tokenizer: Any) -> list[Item]:
-    """An item per record. Text has no prompt; a chat that ends with a user and brings a `check` no reference."""
+def make_items(records: Sequence[Record], tokenizer: Any, unanswered: bool = False) -> list[Item]:
+    """Return an item per record; one without a trained turn has no reference, and plain Text no prompt either.
+
+    A chat that ends with another's turn than the assistant's has a prompt if it brings a `check`, or with `unanswered`.
+    """
     items = []
     for record in records:
         item = Item(record)
@@ -39,10 +42,18 @@ def make_items(records: Sequence[Record], tokenizer: Any) -> list[Item]:
             turn = _last_trained(record)
             if turn is not None:
                 item = Item(record, record.messages[:turn], _reference(record, turn, tokenizer))
-            elif "check" in record.extra and record.messages and record.messages[-1]["role"] == "user":
+            elif record.messages[-1]["role"] != "assistant" and (unanswered or "check" in record.extra):
                 item = Item(record, record.messages)
         items.append(item)
     return items
+
+
+def content_text(message: Message) -> str:
+    """Return a message's text; of a list of parts, the text parts joined."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content)
+    return str(content or "")
 
 
 def visible(answer: str) -> str:
@@ -57,12 +68,7 @@ def _last_trained(record: Chat) -> int | None:
 
 def _reference(record: Chat, turn: int, tokenizer: Any) -> str:
     message = record.messages[turn]
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content)
-    if not message.get("tool_calls"):
-        return str(content or "")
-    return _rendered(record, turn, tokenizer)
+    return _rendered(record, turn, tokenizer) if message.get("tool_calls") else content_text(message)
 
 
 def _rendered(record: Chat, turn: int, tokenizer: Any) -> str:

@@ -2,7 +2,7 @@
 
 from tunesmith.evaluation.report_chart import Point, Series, downsample, line_chart, smooth
 from tunesmith.evaluation.report_format import byte_unit, is_fraction, less_is_better, title
-from tunesmith.evaluation.report_metrics import read_measures
+from tunesmith.evaluation.report_metrics import evaluations
 from tunesmith.evaluation.report_run import RunRecord, number
 
 MOST_DOTS = 60  # more evaluations than this are drawn as a line
@@ -18,7 +18,7 @@ def curves_section(run: RunRecord) -> str:
         _plain(run, "Learning rate", "", _of_steps(run, "learning_rate")),
         _smoothed(run, "Gradient norm", "before clipping", _of_steps(run, "grad_norm")),
         _smoothed(run, "Throughput", "tokens per second", _of_steps(run, "tokens_per_second")),
-        _smoothed(run, "Processor use", "%", _of_steps(run, "cpu_percent")),
+        _smoothed(run, "Processor use", "% of the machine", _of_steps(run, "cpu_percent")),
         _plain(run, "Memory", unit, [(x, y / size) for x, y in memory]),
     ]
     shown = [chart for chart in charts if chart]
@@ -34,8 +34,8 @@ def _of_steps(run: RunRecord, key: str) -> list[Point]:
 def _of_evaluations(run: RunRecord) -> dict[str, list[Point]]:
     """Return the measures over all items by name, as points over steps."""
     points: dict[str, list[Point]] = {}
-    for step, event in sorted(run.evaluations.items()):
-        for name, measure in read_measures(event.get("metrics")).items():
+    for step, measures in evaluations(run).items():
+        for name, measure in measures.items():
             if "/" not in name:
                 points.setdefault(name, []).append((float(step), measure.value))
     return points

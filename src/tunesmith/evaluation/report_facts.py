@@ -5,7 +5,7 @@ import shlex
 from html import escape
 from pathlib import Path
 
-from tunesmith.evaluation.report_format import count, memory, significant
+from tunesmith.evaluation.report_format import count, memory, setting
 from tunesmith.evaluation.report_run import RunRecord, number
 
 SECRET = re.compile(r"(api_?key|password|secret|credential|(^|[._])token$)", re.IGNORECASE)
@@ -18,26 +18,21 @@ def flatten(value: object, key: str = "") -> dict[str, str]:
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         pairs = [flatten(inner, f"{key}.{i}") for i, inner in enumerate(value)]
     else:
-        return {key: "•••" if SECRET.search(key) and value else plain(value)} if key else {}
+        return {key: _shown(key, value)} if key else {}
     return {name: text for pair in pairs for name, text in pair.items()}
-
-
-def plain(value: object) -> str:
-    """Return a setting as one would type it."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "none"}[value]
-    if isinstance(value, list):
-        return ", ".join(plain(item) for item in value)
-    return significant(value) if isinstance(value, float) and 0 < abs(value) < 0.001 else str(value)
 
 
 def settings_section(run: RunRecord) -> str:
     """Return the inferred settings with their reasons, then all others."""
     settings = flatten(run.config)
     reasons = [
-        (key, settings.pop(key, "") or flatten({key: event.get("value")}).get(key, ""), str(event.get("reason", "")))
-        for key, event in run.inferred.items()
+        (key, _shown(key, event.get("value")), str(event.get("reason", ""))) for key, event in run.inferred.items()
     ]
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if not any(key == inferred or key.startswith(f"{inferred}.") for inferred in run.inferred)
+    }
     html = ""
     if reasons:
         html = (
@@ -51,6 +46,10 @@ def settings_section(run: RunRecord) -> str:
             f'defaults</summary><table class="settings"><tbody>{rows}</tbody></table></details>'
         )
     return html
+
+
+def _shown(key: str, value: object) -> str:
+    return "•••" if SECRET.search(key) and value else setting(value)
 
 
 def _setting(cells: tuple[str, ...]) -> str:
@@ -104,7 +103,7 @@ def environment_section(run: RunRecord) -> str:
     shown = {key: value for key, value in run.environment.items() if not isinstance(value, dict | list)}
     if (size := number(shown.pop("memory_bytes", None))) is not None:
         shown["memory"] = memory(size)
-    rows = [(key, "•••" if SECRET.search(key) else str(value)) for key, value in shown.items() if value is not None]
+    rows = [(key, _shown(key, value)) for key, value in shown.items() if value is not None]
     packages = run.environment.get("packages")
     if isinstance(packages, dict):
         rows.append(("packages", ", ".join(f"{name} {version}" for name, version in packages.items())))

@@ -86,3 +86,15 @@ def less_is_better(metric: str) -> bool:
 def is_fraction(metric: str, values: Iterable[float]) -> bool:
     """Return whether the metric reads as a percentage: more is better, and every value lies in 0..1."""
     return not less_is_better(metric) and all(0 <= value <= 1 for value in values)
+
+
+def setting(value: object) -> str:
+    """Return a setting of the run file as one would type it; a mapping that only holds a name is that name."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, list):
+        return ", ".join(setting(item) for item in value)
+    if isinstance(value, dict):
+        pairs = [f"{key}: {setting(inner)}" for key, inner in value.items()]
+        return setting(value["name"]) if list(value) == ["name"] else ", ".join(pairs)
+    return scientific(value) if isinstance(value, float) and 0 < abs(value) < 0.001 else str(value)

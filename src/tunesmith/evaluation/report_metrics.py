@@ -95,6 +95,15 @@ def read_families(run: RunRecord) -> list[Family]:
     return sorted(families, key=lambda family: family.less_is_better)
 
 
+def evaluations(run: RunRecord) -> dict[int, dict[str, Measure]]:
+    """Return the measures of each evaluation by step, in order; what was measured before training is step 0."""
+    measured = {step: read_measures(event.get("metrics")) for step, event in run.evaluations.items()}
+    before = read_measures((run.results.get("before") or {}).get("metrics"))
+    if before and 0 not in measured:
+        measured[0] = before
+    return dict(sorted(measured.items()))
+
+
 def sentence(family: Family) -> str:
     """Return what became of a metric (HTML): 'Held-out exact match rose from 2% (0–6) to 81% (76–85) on 200 prompts'.
 
@@ -127,38 +136,39 @@ def sentence(family: Family) -> str:
 
 def metrics_section(families: Sequence[Family]) -> str:
     """Return a table (HTML) per family: before, after, what changed, and both intervals drawn on one scale."""
-    return "".join(_table(family) for family in families)
+    if not families:
+        return ""
+    note = "With 95% intervals. A change is unclear where the two intervals overlap."
+    return f'<p class="note">{note}</p>' + "".join(_table(family) for family in families)
 
 
 def _table(family: Family) -> str:
-    has_before = any(row.before for row in family.rows)
+    sides = [side for side in ("before", "after") if any(getattr(row, side) for row in family.rows)]
     scale = _Scale.of(family)
     note = "less is better" if family.less_is_better else "more is better"
-    head = '<th scope="col" class="before">before</th>' if has_before else ""
-    change = '<th scope="col">change</th>' if has_before else ""
-    body = "".join(_table_row(family, row, has_before, scale) for row in family.rows)
+    heads = "".join(f'<th scope="col" class="{side}">{side}</th>' for side in sides)
+    change = '<th scope="col" class="change">change</th>' if len(sides) == 2 else ""
+    body = "".join(_table_row(family, row, sides, scale) for row in family.rows)
     ends = f"<span>{scale.names[0]}</span><span>{scale.note}</span><span>{scale.names[1]}</span>"
     return (
         f'<div class="family"><h3>{escape(title(family.name))} <span class="unit">{note}</span></h3>'
-        f'<table class="metrics"><thead><tr><th scope="col" class="name">over</th>{head}'
-        f'<th scope="col" class="after">after</th>{change}'
+        f'<table class="metrics"><thead><tr><th scope="col" class="name">over</th>{heads}{change}'
         f'<th scope="col" class="scale"><div>{ends}</div></th></tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
-def _table_row(family: Family, row: Row, has_before: bool, scale: "_Scale") -> str:
+def _table_row(family: Family, row: Row, sides: Sequence[str], scale: "_Scale") -> str:
     n = next((measure.n for measure in (row.after, row.before) if measure and measure.n), None)
     name = escape(row.category.replace("_", " ")) or "all"
     items = f'<span class="n">n = {count(n)}</span>' if n else ""
-    cells = [f'<th scope="row" class="name">{name} {items}</th>']
-    if has_before:
-        cells.append(_value_cell(family, row.before, "before"))
-    cells.append(_value_cell(family, row.after, "after"))
-    if has_before:
+    values = "".join(_value_cell(family, getattr(row, side), side) for side in sides)
+    if len(sides) == 2:
         change = family.change(row.before, row.after) if row.before and row.after else ""
-        cells.append(f'<td class="change {change}">{change}</td>')
-    cells.append(f'<td class="scale">{scale.draw(row)}</td>')
-    return f'<tr class="{"all" if not row.category else "one"}">{"".join(cells)}</tr>'
+        values += f'<td class="change {change}">{change}</td>'
+    return (
+        f'<tr class="{"one" if row.category else "all"}"><th scope="row" class="name">{name} {items}</th>{values}'
+        f'<td class="scale">{scale.draw(row)}</td></tr>'
+    )
 
 
 def _value_cell(family: Family, measure: Measure | None, side: str) -> str:

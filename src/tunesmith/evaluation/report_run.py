@@ -18,7 +18,7 @@ class RunRecord:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
-    state: str = ""  # running, done, interrupted, failed or guard; empty when nothing says so
+    state: str = ""  # running, done, interrupted, failed, stopped (by a guard); empty when nothing says so
     start: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
     began: float | None = None  # unix seconds of the first event

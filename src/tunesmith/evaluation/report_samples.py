@@ -38,10 +38,11 @@ def in_turn(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _sample(sample: dict[str, Any]) -> str:
     category = sample.get("category")
     kind = f'<p class="category">{escape(str(category).replace("_", " "))}</p>' if category else ""
-    answers = [
-        _answer("Before", sample.get("before"), number(sample.get("before_score")), "before"),
-        _answer("After", sample.get("after"), number(sample.get("after_score")), "after"),
-    ]
+    # a run that has not ended has only the answers before training, under "answer" and "score"
+    before, score = sample.get("before", sample.get("answer")), sample.get("before_score", sample.get("score"))
+    answers = [_answer("Before", before, number(score), "before")]
+    if "after" in sample:
+        answers.append(_answer("After", sample["after"], number(sample.get("after_score")), "after"))
     if sample.get("reference") is not None:
         answers.insert(0, _answer("Reference", sample["reference"], None, "reference"))
     return (

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.evaluation.report_format import count, duration, memory, significant
-from tunesmith.evaluation.report_metrics import Family, read_measures, sentence
+from tunesmith.evaluation.report_metrics import Family, evaluations, sentence
 from tunesmith.evaluation.report_run import RunRecord, number
 
-STATES = {"done": "finished", "guard": "stopped by a guard", "running": "not finished"}
+STATES = {"done": "finished", "guard": "stopped by a guard", "stopped": "stopped by a guard", "running": "not finished"}
 
 
 def header(run: RunRecord, families: list[Family]) -> str:
@@ -37,8 +37,8 @@ def verdict(run: RunRecord, families: list[Family]) -> str:
 def _validation_sentence(run: RunRecord) -> str:
     measured = {
         step: measures["validation_loss"]
-        for step, event in sorted(run.evaluations.items())
-        if "validation_loss" in (measures := read_measures(event.get("metrics")))
+        for step, measures in evaluations(run).items()
+        if "validation_loss" in measures
     }
     if len(measured) < 2:
         return ""
@@ -100,6 +100,7 @@ def unfinished(run: RunRecord) -> str:
         "running": f"The run had reached {at} when this was written.",
         "interrupted": f"The run was interrupted at {at}; it can be resumed.",
         "guard": f"A guard stopped the run at {at}.",
+        "stopped": f"A guard stopped the run at {at}.",
     }.get(run.state, f"The run failed at {at}.")
     message = run.end.get("message")
     return f'<span class="worse">{said}</span>' + (f" {escape(str(message))}" if message else "")

@@ -77,7 +77,9 @@ class _Grouped(torch.autograd.Function):
         for g in groups:
             qg, kg, vg = (_spread(x, g, k.shape[1]) for x in (q, k, v))
             scores = torch.bmm(qg, kg.transpose(1, 2)).view(-1, qg.shape[1] // g.length, g.length, g.length)
-            scores = scores.to(_wide(q.dtype)).mul_(scale)  # the softmax is taken in fp32 even where the products are bf16
+            scores = scores.to(_wide(q.dtype)).mul_(
+                scale
+            )  # the softmax is taken in fp32 even where the products are bf16
             scores.masked_fill_(_future(g.length), float("-inf"))
             p = torch.softmax(scores, dim=-1).to(q.dtype).view(-1, qg.shape[1], g.length)
             out[g.start : g.stop] = _collect(torch.bmm(p, vg), g, q.shape[1])
@@ -140,7 +142,9 @@ def _collect(x: Tensor, g: Group, heads: int) -> Tensor:
     """The inverse of _spread: back to the group's real tokens, (stop-start, heads, D)."""
     width = x.shape[-1]
     kv_heads = x.shape[0] // g.count
-    rows = x.view(g.count, kv_heads, heads // kv_heads, g.length, width).permute(0, 3, 1, 2, 4).reshape(-1, heads, width)
+    rows = (
+        x.view(g.count, kv_heads, heads // kv_heads, g.length, width).permute(0, 3, 1, 2, 4).reshape(-1, heads, width)
+    )
     return rows if g.take is None else rows[g.take]
 
 

@@ -1,14 +1,15 @@
 """The small parts of text generation: choosing a token, finding where an answer ends, turning tokens into text."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MARK = "tunesmithmark"
 
 
-def pick(scores: Tensor, u: Tensor) -> Tensor:
+def pick(scores: "Tensor", u: "Tensor") -> "Tensor":
     """Return a token per row, (B,): the cumulative softmax of scores, (B, V), inverted at u (B,) in [0, 1).
 
     A row's draw depends on its own u alone, so how rows are batched changes nothing. A score of -inf is never drawn.
@@ -78,7 +79,7 @@ def turn_end(tokenizer: Any) -> int | None:
     from jinja2 import TemplateError
 
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     for messages in (chat, [*chat, {"role": "user", "content": "a"}]):
         try:
             text = tokenizer.apply_chat_template(messages, tokenize=False)

@@ -29,22 +29,24 @@ class _Batch:
 
 
 def encode_prompts(
-    tokenizer: Any, chats: Sequence[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]
+    tokenizer: Any,
+    chats: Sequence[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]],
+    origins: Sequence[object] | None = None,
 ) -> list[list[int]]:
     """Return the token ids of each (messages, tools) up to where the assistant's answer begins.
 
-    The template writes all special tokens, so the tokenizer adds none. InputError where the template refuses a chat.
+    The template writes all special tokens, so the tokenizer adds none. InputError where the template refuses a chat, which
+    it names by its origin, or by its number.
     """
-    from jinja2 import TemplateError
-
     texts = []
     for number, (messages, tools) in enumerate(chats, 1):
         try:
             texts.append(
                 tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
             )
-        except TemplateError as e:
-            raise InputError(f"the chat template refuses the conversation of prompt {number}: {e}.") from e
+        except Exception as e:  # a template is a program: it raises what it likes
+            name = origins[number - 1] if origins else f"prompt {number}"
+            raise InputError(f"{name}: the model's chat template refuses this conversation: {e}.") from e
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
     return ids
 

@@ -1,22 +1,18 @@
 """A model made ready to answer, and the verb `generate`."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from tunesmith.data.records import Origin, Text
 from tunesmith.errors import InputError
 from tunesmith.model import loading
 
+if TYPE_CHECKING:
+    from tunesmith.data.sources import Loaded
+
 DEVICES = ("cpu", "cuda", "mps")
 SMALL = 50_000_000  # parameters up to which fp32 costs nothing that is noticed
-
-
-@dataclass
-class Ready:
-    """A model on its device in eval mode, its tokenizer, and notices for people."""
-
-    model: Any
-    tokenizer: Any
-    notices: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -28,20 +24,20 @@ class Checked:
     device: str
     notices: list[str]
 
-    def load(self) -> Ready:
-        """Load the weights, in the checkpoint's own dtype; small models on a CPU in float32."""
+    def load(self) -> Any:
+        """Return the model on its device in eval mode, in the checkpoint's own dtype; small ones on a CPU in float32."""
         model = loading.load_model(self.source)
         if self.device == "cpu" and sum(p.numel() for p in model.parameters()) <= SMALL:
             model = model.float()
-        return Ready(model.to(self.device).eval().requires_grad_(False), self.tokenizer, self.notices)
+        return model.to(self.device).eval().requires_grad_(False)
 
 
 def check(model: str, adapter: str | None = None, device: str | None = None) -> Checked:
     """Find a model, its tokenizer and a device (default: an accelerator if there is one); no weight is loaded yet."""
-    import torch
-
     source = loading.resolve(model, adapter)
     loading.check_weights(source)
+    import torch
+
     tokenizer, notices = loading.load_tokenizer(source)
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device is None:
@@ -50,3 +46,101 @@ def check(model: str, adapter: str | None = None, device: str | None = None) -> 
         known = ", ".join(d for d in DEVICES if present[d])
         raise InputError(f'device "{device}" is not here; this machine has {known}.')
     return Checked(source, tokenizer, device, notices)
+
+
+def generate_text(
+    model: str,
+    *,
+    adapter: str | None = None,
+    prompt: str | None = None,
+    data: Any = None,
+    device: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Answer one prompt, or every row of `data` (a path, hub id, or list of them, as training reads it).
+
+    A row's prompt is all before its last trained assistant turn; a row of plain text is continued. Returns {"answers":
+    [{"prompt" (the last message asked), "answer", and for rows "file" and "row"}], "notices": [sentence]}. Sampling as
+    in tunesmith.model.generate.generate. InputError for anything wrong, before weights are loaded.
+    """
+    from tunesmith.data.sources import load
+    from tunesmith.model.generate import check_sampling, generate
+
+    if (prompt is None) == (data is None):
+        raise InputError("give either a prompt or data with prompts, one of the two.")
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
+    loading.resolve(model, adapter)  # a wrong name is said before data is read, and wrong data before torch is loaded
+    loaded = None if data is None else load(data)
+    checked = check(model, adapter, device)
+    asked = _asked(checked.tokenizer, prompt, loaded)
+    _check_lengths(asked, checked.source)
+    answers = generate(
+        checked.load(),
+        checked.tokenizer,
+        [question.ids for question in asked],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    listed = []
+    for question, answer in zip(asked, answers, strict=True):
+        entry: dict[str, Any] = {"prompt": question.text, "answer": answer}
+        if question.origin is not None:
+            entry |= {"file": question.origin.file, "row": question.origin.row}
+        listed.append(entry)
+    return {"answers": listed, "notices": checked.notices + (loaded.notices if loaded else [])}
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    text: str
+    ids: list[int]
+    origin: Origin | None
+
+
+def _asked(tokenizer: Any, prompt: str | None, loaded: "Loaded | None") -> list[_Question]:
+    """Return what is to be answered, in the order of the rows."""
+    from tunesmith.evaluation.items import content_text, make_items
+    from tunesmith.model.generate import encode_prompts
+
+    if loaded is None:
+        assert prompt is not None
+        (ids,) = encode_prompts(tokenizer, [([{"role": "user", "content": prompt}], None)])
+        return [_Question(prompt, ids, None)]
+    asked = []
+    for item in make_items(loaded.records, tokenizer, unanswered=True):
+        record = item.record
+        if isinstance(record, Text):
+            ids = tokenizer(record.text).input_ids
+            if ids[-1:] == [tokenizer.eos_token_id]:
+                ids.pop()  # some tokenizers write it; nothing comes after it
+            asked.append(_Question(record.text, ids, record.origin))
+        elif item.prompt:
+            (ids,) = encode_prompts(tokenizer, [(item.prompt, record.tools)], [record.origin])
+            asked.append(_Question(content_text(item.prompt[-1]), ids, record.origin))
+    if not asked:
+        raise InputError(f"{', '.join(s.path for s in loaded.sources)} holds no prompt to answer.")
+    return asked
+
+
+def _check_lengths(asked: list[_Question], source: loading.ModelSource) -> None:
+    """InputError naming the first prompt that fills the model's context."""
+    context = getattr(loading.load_config(source).get_text_config(), "max_position_embeddings", None)
+    for number, question in enumerate(asked, 1):
+        if context and len(question.ids) >= context:
+            where = str(question.origin) if question.origin else f"prompt {number}"
+            size = len(question.ids)
+            raise InputError(f"{where}: the prompt has {size} tokens, the model's context is {context}; shorten it.")

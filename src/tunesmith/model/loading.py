@@ -17,7 +17,7 @@ PLAIN_TEMPLATE = (
     "{%- if m['role'] == 'assistant' -%}Assistant: {{ m['content'] }}{{ eos_token }}\n"
     "{%- else -%}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{%- endif -%}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}Assistant:{{ ' ' }}{%- endif -%}"
+    "{%- if add_generation_prompt -%}Assistant:{%- endif -%}"
 )
 
 
@@ -66,7 +66,9 @@ def _looks_local(model: str) -> bool:
 def _resolve_folder(path: Path) -> ModelSource:
     if (path / "run.yaml").is_file():
         if not (path / "result").is_dir():
-            raise InputError(f"the run {path} has no result yet; finish it with `tunesmith train {path}/run.yaml --resume`.")
+            raise InputError(
+                f"the run {path} has no result yet; finish it with `tunesmith train {path}/run.yaml --resume`."
+            )
         path = path / "result"
     if (path / "adapter_config.json").is_file():
         base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
@@ -93,13 +95,19 @@ def load_tokenizer(source: ModelSource) -> tuple[Any, list[str]]:
     with _one_sentence(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
     if not tokenizer.is_fast:
-        raise InputError(f"the tokenizer of {folder} has no fast (tokenizers) form, which finding the scored tokens needs.")
+        raise InputError(
+            f"the tokenizer of {folder} has no fast (tokenizers) form, which finding the scored tokens needs."
+        )
     notices = []
     if tokenizer.chat_template is None:
         if tokenizer.eos_token is None:
-            raise InputError(f"the tokenizer of {folder} has neither a chat template nor an eos token to end an answer with.")
+            raise InputError(
+                f"the tokenizer of {folder} has neither a chat template nor an eos token to end an answer with."
+            )
         tokenizer.chat_template = PLAIN_TEMPLATE
-        notices.append(f"the tokenizer of {folder} has no chat template: the plain one is used (User: … Assistant: … {tokenizer.eos_token})")
+        notices.append(
+            f"the tokenizer of {folder} has no chat template: the plain one is used (User: … Assistant: … {tokenizer.eos_token})"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id  # only generation pads, and masks what it pads
     return tokenizer, notices
@@ -126,7 +134,9 @@ def check_weights(source: ModelSource) -> None:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt*")]
-        hint = f" It has {pickles[0]}, a pickle, which can run code: convert it to safetensors first." if pickles else ""
+        hint = (
+            f" It has {pickles[0]}, a pickle, which can run code: convert it to safetensors first." if pickles else ""
+        )
         raise InputError(f"the model folder {folder} holds no *.safetensors weights.{hint}")
     for file in files:
         if not file.is_file():
@@ -178,4 +188,6 @@ class _one_sentence:  # noqa: N801 (reads as a statement)
         if isinstance(error, (OSError, ValueError, KeyError)) and not isinstance(error, InputError):
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             where = "" if Path(self.name).is_dir() else " It is no local folder, and the hub did not give it."
-            raise InputError(f'the {self.what} of "{self.name}" cannot be loaded: {first[:200].rstrip(".")}.{where}') from error
+            raise InputError(
+                f'the {self.what} of "{self.name}" cannot be loaded: {first[:200].rstrip(".")}.{where}'
+            ) from error

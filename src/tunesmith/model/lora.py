@@ -42,8 +42,13 @@ def fuse(model: nn.Module) -> int:
     from peft.tuners.lora.layer import Linear
 
     fused = 0
-    for layer in model.modules():
-        if type(layer) is not Linear or type(layer.base_layer) is not nn.Linear or layer.base_layer.weight.requires_grad:
+    for module in model.modules():
+        layer: Any = module
+        if (
+            type(layer) is not Linear
+            or type(layer.base_layer) is not nn.Linear
+            or layer.base_layer.weight.requires_grad
+        ):
             continue
         (name, *others) = layer.active_adapters
         plain = isinstance(layer.lora_dropout[name], nn.Identity) and not layer.use_dora.get(name, False)

@@ -92,7 +92,11 @@ def make_policy(model: Any) -> tuple[Policy, str]:
             got = policy(batch)
             gap = (got - wanted).abs()
             exact = next(model.parameters()).dtype != torch.bfloat16
-            why = "" if (gap.max() < 1e-4 if exact else gap.mean() < 0.1) else f"log-probs differ by {float(gap.max()):.2g}"
+            why = (
+                ""
+                if (gap.max() < 1e-4 if exact else gap.mean() < 0.1)
+                else f"log-probs differ by {float(gap.max()):.2g}"
+            )
         except (ValueError, AttributeError, TypeError, RuntimeError) as e:
             why = str(e).splitlines()[0]
     model.train(training)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tunesmith.starter import world as w
 from tunesmith.starter.corpus import described
-from tunesmith.starter.world import a, draw, listed, plural
+from tunesmith.starter.world import a, draw, held_out, listed, plural
 
 Row = dict[str, Any]
 Family = Callable[[Random, bool], Row]
@@ -61,14 +61,15 @@ def passage(rng: Random, held: bool) -> Row:
 
 def extract(rng: Random, held: bool) -> Row:
     """The facts about a person as JSON."""
-    name = rng.choice(w.NAMES)
     values = {"job": w.JOBS, "city": w.CITIES, "pet": w.ANIMALS, "food": w.FOODS}
+    said = {"job": "is {}", "city": "lives in {}", "pet": "has {}", "food": "likes {}"}
     keys = rng.sample(list(values), 2)
-    said = {"job": "is a {}", "city": "lives in {}", "pet": "has a {}", "food": "likes {}"}
-    got: dict[str, str] = {"name": name}
-    for key in keys:
-        _, got[key] = draw(rng, "extract", held, lambda r, k=key: (name, r.choice(values[k])))  # type: ignore[misc]
-    told = " ".join(f"{name} {said[k].format(got[k])}.".replace(" a a", " an a").replace(" a e", " an e").replace(" a o", " an o") for k in keys)
+    name, first = draw(rng, "extract", held, lambda r: (r.choice(w.NAMES), r.choice(values[keys[0]])))
+    while not held_out("extract", (name, second := rng.choice(values[keys[1]]))) == held:
+        if rng.random() < 0.02:  # this name may have no such value on this side
+            return extract(rng, held)
+    got = {"name": name, keys[0]: first, keys[1]: second}
+    told = " ".join(f"{name} {said[k].format(a(got[k]) if k in ('job', 'pet') else got[k])}." for k in keys)
     user = rng.choice(["Write as JSON with {}: {}", "Give me JSON with {}: {}"]).format(listed(["name", *keys]), told)
     items = [f"extract {name} {got[k]}" for k in keys]
     return row("extract", user, json.dumps(got), {"rule": "json_equal", "value": got}, items)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from tunesmith.errors import GuardStop, InputError
 from tunesmith.model.loading import ModelSource, check_weights, load_config, load_tokenizer, resolve
 from tunesmith.training import checkpoint, infer, measure
 from tunesmith.training import resolve as resolving
+from tunesmith.training.batch import examples_of
 from tunesmith.training.infer import Amount, Inferred, Shape
 
 
@@ -44,7 +44,9 @@ def train(
     content, where = _content(config, model, data, objective, adapter, output, settings)
     given = configuration.parse(content, where)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("this run was launched as several processes, which tunesmith does not train with yet; start one process.")
+        raise InputError(
+            "this run was launched as several processes, which tunesmith does not train with yet; start one process."
+        )
     if resume:
         folder = _folder_to_resume(config, given)
         if run.state(folder) == "done":
@@ -86,7 +88,9 @@ def _new_folder(config: RunConfig) -> Path:
             raise InputError(f"the output {folder} is a file; a run needs a folder of its own.")
         if folder.is_dir() and any(p.name != "lock" for p in folder.iterdir()):
             what = "holds a run" if (folder / "run.yaml").is_file() else "is not empty"
-            raise InputError(f"the output folder {folder} {what}; continue it with --resume or choose another --output.")
+            raise InputError(
+                f"the output folder {folder} {what}; continue it with --resume or choose another --output."
+            )
         return folder
     stem = Path(str(config.data[0].get("path", "data"))).stem
     name = re.sub(r"[^\w.-]+", "-", f"{stem}-{config.objective['name']}")
@@ -178,28 +182,35 @@ class _Training:
         self.config = resolving.apply(self.config, found)
 
     def _read_data(self) -> None:
-        from tunesmith.data import render, sources, splits
+        from tunesmith.data import sources, splits
+        from tunesmith.data.render import render
 
         objective = registry.load("training.objectives", self.config.objective["name"])
         loaded = sources.load(self.config.data)
-        sources.require(loaded, objective.reads, self.config.objective["name"])
+        sources.check_objective(loaded, self.config.objective["name"], objective.reads)
         self.notices += loaded.notices
-        train_rows, held_out, sentence = splits.split(loaded.records, self.config.validation, self.config.train.seed)
-        self.notices.append(sentence)
-        self.train_records: list[Record] = train_rows
-        self.held_out: list[Record] = held_out
-        limit = self.config.train.max_length
-        self.examples, notices = render.render(self.train_records, self.tokenizer, limit)
+        split = splits.split(loaded, self.config.validation, self.config.train.seed)
+        loaded, train_rows = split.loaded, split.train
+        self.notices.append(split.sentence)
+        self.held_out: list[Record] = [loaded.records[i] for i in split.validation]
+        self.train_records = [loaded.records[i] for i in train_rows]
+        limit, seed = self.config.train.max_length, self.config.train.seed
+        self.examples, notices = render(self.train_records, self.tokenizer, limit, objective.scores)
         self.notices += notices
         self.validation: Examples | None = None
         if self.held_out:
-            self.validation, _ = render.render(self.held_out, self.tokenizer, limit)
-        self.rows = sources.epoch_rows(self.examples, loaded, self.config.train.seed)
+            self.validation, _ = render(self.held_out, self.tokenizer, limit, objective.scores)
+        place = np.full(
+            len(loaded.records), -1, dtype=np.int64
+        )  # where a loaded record stands among the training records
+        place[train_rows] = np.arange(len(train_rows))
+        self.rows = lambda epoch: examples_of(self.examples, place[loaded.epoch(train_rows, seed, epoch)])
 
     # -- with the folder open
 
     def _go(self, resume: bool) -> dict[str, Any]:
-        found, notices = None, []
+        found: Path | None = None
+        notices: list[str] = []
         if resume:
             found, notices = checkpoint.newest_whole(self.folder / "checkpoints")
         self._schedule()
@@ -219,16 +230,21 @@ class _Training:
 
         lengths = self.examples.lengths
         validation_tokens = int(self.validation.lengths.sum()) if self.validation is not None else 0
-        amount = Amount(len(self.rows), int(lengths[self.rows].sum()), int(lengths.max()), validation_tokens)
+        first = self.rows(0)
+        amount = Amount(len(first), int(lengths[first].sum()), int(lengths.max()), validation_tokens)
         if self.config.train.microbatch_tokens and self.config.train.microbatch_tokens < amount.longest:
-            self.notices.append(f"train.microbatch_tokens is below the longest example ({amount.longest} tokens), which runs alone")
+            self.notices.append(
+                f"train.microbatch_tokens is below the longest example ({amount.longest} tokens), which runs alone"
+            )
         self._infer(infer.infer_schedule(self.config, self.shape, self.machine, amount))
         train = self.config.train
         if train.max_steps is not None:
             self.steps = train.max_steps
         else:
             assert train.epochs is not None
-            self.steps = count_steps(lengths, self.rows, train.seed, train.tokens_per_step, train.batch_size, train.epochs)
+            self.steps = count_steps(
+                lengths, self.rows, train.seed, train.tokens_per_step, train.batch_size, train.epochs
+            )
         self._infer(infer.infer_intervals(self.config, self.steps, amount))
 
     def _announce(self, notices: list[str]) -> None:
@@ -297,13 +313,15 @@ class _Training:
             plan,
             lambda masters: OPTIMIZERS[self.config.optimizer["name"]](masters, **given),
             lambda: self._validation_metrics(policy),
-            _fingerprint(self.examples, self.rows),
+            _fingerprint(self.examples, self.rows(0)),
         )
 
     def _same_data(self, path: Path) -> None:
         stored = json.loads((path / "state.json").read_text())["data"]
-        if stored != _fingerprint(self.examples, self.rows):
-            raise InputError(f"the data of {self.folder} has changed since {path.name} was written; restore it or begin a new run.")
+        if stored != _fingerprint(self.examples, self.rows(0)):
+            raise InputError(
+                f"the data of {self.folder} has changed since {path.name} was written; restore it or begin a new run."
+            )
 
     def _start(self, policy: Any, steps: int, resumed_from: int | None) -> None:
         parameters = list(policy.parameters())
@@ -401,7 +419,9 @@ def _shape(source: ModelSource) -> Shape:
     parameters = sum(p.numel() for p in _meta_model(source).parameters())
     width = config.hidden_size
     feedforward = getattr(config, "intermediate_size", None) or 4 * width
-    return Shape(parameters, width, feedforward, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
+    return Shape(
+        parameters, width, feedforward, config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
+    )
 
 
 def _throughput(tokens: list[int], seconds: list[float]) -> float | None:

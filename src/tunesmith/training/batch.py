@@ -85,7 +85,9 @@ def microbatches(examples: Examples, rows: Indices, capacity: int) -> Iterator[F
         yield collate(examples, rows[chosen])
 
 
-def steps_of_epoch(order: Indices, lengths: npt.NDArray[np.int64], tokens: int | None, rows: int | None) -> list[Indices]:
+def steps_of_epoch(
+    order: Indices, lengths: npt.NDArray[np.int64], tokens: int | None, rows: int | None
+) -> list[Indices]:
     """Cut one epoch's shuffled `order` into steps: rows in order up to `tokens` per step, or `rows` rows per step.
 
     A row longer than the budget is a step of its own; every row is in exactly one step; the last step may be smaller.
@@ -105,3 +107,14 @@ def steps_of_epoch(order: Indices, lengths: npt.NDArray[np.int64], tokens: int |
 def epoch_order(n: int, seed: int, epoch: int) -> Indices:
     """Return a permutation of range(n) that depends on the seed and the epoch alone."""
     return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def examples_of(examples: Examples, records: Indices) -> Indices:
+    """Return the numbers of all examples made of the given records, in the records' order (a record may occur often, or have none)."""
+    by_record = np.argsort(examples.record, kind="stable")
+    owners = examples.record[by_record]
+    first, last = np.searchsorted(owners, records, "left"), np.searchsorted(owners, records, "right")
+    counts = last - first
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    found: Indices = by_record[np.repeat(first, counts) + within]
+    return found

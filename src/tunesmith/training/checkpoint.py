@@ -60,7 +60,7 @@ def damage(path: Path) -> str | None:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest undamaged checkpoint in a run's checkpoints folder (None: there is none) and a sentence per damaged one."""
-    notices = []
+    notices: list[str] = []
     for path in reversed(listed(folder)):
         wrong = damage(path)
         if wrong is None:

@@ -65,20 +65,34 @@ def infer_model(config: RunConfig, shape: Shape, machine: Machine) -> list[Infer
     """Infer what must be known before the data is rendered: adapter, dtype, longest example."""
     found = []
     if config.train.device is None:
-        found.append(Inferred("train.device", machine.device, "a GPU was found" if machine.device == "cuda" else "no GPU here"))
+        found.append(
+            Inferred("train.device", machine.device, "a GPU was found" if machine.device == "cuda" else "no GPU here")
+        )
     if config.adapter is None:
         small = shape.parameters < SMALL
         name = "full" if small or config.objective["name"] == "pretrain" else "lora"
-        why = f"{_count(shape.parameters)} parameters: " + ("small enough to train whole" if small else "an adapter saves memory")
+        why = f"{_count(shape.parameters)} parameters: " + (
+            "small enough to train whole" if small else "an adapter saves memory"
+        )
         if not small and name == "full":
             why = "pre-training changes every weight"
         found.append(Inferred("adapter", {"name": name}, why))
     if config.train.dtype is None:
         value = "bfloat16" if machine.bfloat16 else "float32"
-        found.append(Inferred("train.dtype", value, f"this {machine.device} {'has' if machine.bfloat16 else 'lacks'} fast bf16 products"))
+        found.append(
+            Inferred(
+                "train.dtype",
+                value,
+                f"this {machine.device} {'has' if machine.bfloat16 else 'lacks'} fast bf16 products",
+            )
+        )
     if config.train.max_length is None:
         limit = min(shape.context or 8192, 8192)
-        found.append(Inferred("train.max_length", limit, "the model's context" if limit == shape.context else "enough for most rows"))
+        found.append(
+            Inferred(
+                "train.max_length", limit, "the model's context" if limit == shape.context else "enough for most rows"
+            )
+        )
     return found
 
 
@@ -93,7 +107,11 @@ def infer_schedule(config: RunConfig, shape: Shape, machine: Machine, amount: Am
     if train.batch_size is None and tokens is None:
         wanted = max(amount.tokens * (epochs or 1) / 200, 4 * amount.tokens / max(amount.rows, 1))
         tokens = _power_of_two(min(max(wanted, 1024), 16384))
-        found.append(Inferred("train.tokens_per_step", tokens, f"about 200 steps over {amount.tokens:,} tokens per epoch, 1k to 16k"))
+        found.append(
+            Inferred(
+                "train.tokens_per_step", tokens, f"about 200 steps over {amount.tokens:,} tokens per epoch, 1k to 16k"
+            )
+        )
     if "learning_rate" not in config.optimizer:
         found.append(_learning_rate(config, shape))
     if train.schedule is None:
@@ -115,7 +133,11 @@ def infer_intervals(config: RunConfig, steps: int, amount: Amount) -> list[Infer
         affordable = 0.3 * amount.tokens * epochs / max(amount.validation_tokens, 1)
         times = int(min(10, max(1, affordable)))
         every = max(1, -(-steps // times))
-        found.append(Inferred("train.evaluate_every", every, f"{times} times in {steps} steps, about a tenth of the time at most"))
+        found.append(
+            Inferred(
+                "train.evaluate_every", every, f"{times} times in {steps} steps, about a tenth of the time at most"
+            )
+        )
     if train.checkpoint_every is None:
         found.append(Inferred("train.checkpoint_every", every, "with each evaluation"))
     return found
@@ -136,7 +158,11 @@ def _learning_rate(config: RunConfig, shape: Shape) -> Inferred:
     if config.objective["name"] == "pretrain":
         full *= 10  # from random weights or a new domain; the usual ratio of pre-training to fine-tuning rates
     value = float(f"{full if is_full else 10 * full:.2g}")
-    return Inferred("optimizer.learning_rate", value, f"the usual rule for {'full' if is_full else 'LoRA'} training at width {shape.width}")
+    return Inferred(
+        "optimizer.learning_rate",
+        value,
+        f"the usual rule for {'full' if is_full else 'LoRA'} training at width {shape.width}",
+    )
 
 
 def _microbatch(shape: Shape, machine: Machine, amount: Amount, tokens: int | None, dtype: str | None) -> Inferred:
@@ -145,11 +171,15 @@ def _microbatch(shape: Shape, machine: Machine, amount: Amount, tokens: int | No
     most = 4096 if machine.device == "cpu" else 16384
     fits = int(0.3 * machine.free_bytes / per_token)
     value = max(min(most, fits, tokens or most), amount.longest)
-    return Inferred("train.microbatch_tokens", value, f"about {value * per_token / 2**30:.1f} GiB of activations of {machine.free_bytes / 2**30:.0f} GiB free")
+    return Inferred(
+        "train.microbatch_tokens",
+        value,
+        f"about {value * per_token / 2**30:.1f} GiB of activations of {machine.free_bytes / 2**30:.0f} GiB free",
+    )
 
 
 def _power_of_two(x: float) -> int:
-    return 2 ** max(0, round(math.log2(x)))
+    return 1 << max(0, round(math.log2(x)))
 
 
 def _count(n: int) -> str:

@@ -72,23 +72,24 @@ class Progress:
     step_seconds: list[float] = field(default_factory=list)
 
 
-def plan_steps(
-    lengths: npt.NDArray[np.int64], rows: Indices, seed: int, tokens: int | None, batch_size: int | None
-) -> Iterator[tuple[float, Indices]]:
-    """Yield (epochs done after it, example numbers) for every step, without end: a pure function of its arguments.
+Rows = Callable[[int], Indices]
+"""epoch -> the example numbers that epoch holds, unshuffled (a source of weight 3 has its own thrice)."""
 
-    `rows` are the example numbers one epoch holds (a source of weight 3 has its own thrice).
-    """
+
+def plan_steps(
+    lengths: npt.NDArray[np.int64], rows: Rows, seed: int, tokens: int | None, batch_size: int | None
+) -> Iterator[tuple[float, Indices]]:
+    """Yield (epochs done after it, example numbers) for every step, without end: a pure function of its arguments."""
     for epoch in range(2**31):
-        order = rows[epoch_order(len(rows), seed, epoch)]
+        chosen = rows(epoch)
         taken = 0
-        for step in steps_of_epoch(order, lengths, tokens, batch_size):
+        for step in steps_of_epoch(chosen[epoch_order(len(chosen), seed, epoch)], lengths, tokens, batch_size):
             taken += len(step)
-            yield epoch + taken / len(rows), step
+            yield epoch + taken / len(chosen), step
 
 
 def count_steps(
-    lengths: npt.NDArray[np.int64], rows: Indices, seed: int, tokens: int | None, batch_size: int | None, epochs: float
+    lengths: npt.NDArray[np.int64], rows: Rows, seed: int, tokens: int | None, batch_size: int | None, epochs: float
 ) -> int:
     """Return how many steps `epochs` epochs take, at least 1 (a part of an epoch ends with the step that reaches it)."""
     count = 0
@@ -108,7 +109,7 @@ class Loop:
         policy: Policy,
         loss: Loss,
         examples: Examples,
-        rows: Indices,
+        rows: Rows,
         plan: Plan,
         make_optimizer: Callable[[dict[str, Tensor]], torch.optim.Optimizer],
         evaluate: Callable[[], dict[str, Any]],
@@ -143,7 +144,9 @@ class Loop:
                 if p.step % plan.checkpoint_every == 0 or last:
                     self.save()
                 if plan.early_stopping and p.since_best >= plan.early_stopping:
-                    self.run.emit("notice", message=f"stopped early: no better validation loss in {p.since_best} evaluations")
+                    self.run.emit(
+                        "notice", message=f"stopped early: no better validation loss in {p.since_best} evaluations"
+                    )
                     break
                 if self._signal is not None:
                     self._flush()
@@ -177,7 +180,13 @@ class Loop:
         tokens = int(self.examples.lengths[rows].sum())
         p.tokens += tokens
         p.scored_tokens += scored
-        facts = {"step": p.step, "epoch": round(epoch, 4), "learning_rate": rate, "tokens": tokens, "scored_tokens": scored}
+        facts = {
+            "step": p.step,
+            "epoch": round(epoch, 4),
+            "learning_rate": rate,
+            "tokens": tokens,
+            "scored_tokens": scored,
+        }
         self._pending.append((facts, total, norm))
         if len(self._pending) >= LOG_EVERY.get(self.device.type, DEFAULT_LOG):
             self._flush(began)
@@ -268,7 +277,9 @@ class Loop:
             tensors, state = checkpoint.load(path)
             self.masters.load(tensors["trained"])
             p.metrics = state["progress"]["metrics"]
-            self.run.emit("notice", message=f"the result is step {p.best_step}, the best by validation loss ({p.best:.4f})")
+            self.run.emit(
+                "notice", message=f"the result is step {p.best_step}, the best by validation loss ({p.best:.4f})"
+            )
 
     def _signals(self) -> "_Signals":
         return _Signals(self)

@@ -72,6 +72,4 @@ def after(path: Path, metrics: Metrics, samples: list[dict[str, Any]], train: di
         same = {k: new[k] for k in ("category", "prompt", "reference")}
         scores = {"before_score": old["score"], "after_score": new["score"]}
         paired.append({**same, "before": old["answer"], "after": new["answer"], **scores})
-    run.write_json(
-        path, {"before": kept["before"], "after": {"metrics": metrics}, "samples": paired, "train": train}
-    )
+    run.write_json(path, {"before": kept["before"], "after": {"metrics": metrics}, "samples": paired, "train": train})

@@ -92,7 +92,9 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, masters: dict[str, Tens
     """The inverse of state_tensors."""
     for name, master in masters.items():
         prefix = f"{name}/"
-        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "/" not in k[len(prefix) :]}
+        own = {
+            k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "/" not in k[len(prefix) :]
+        }
         if own:
             # torch keeps `step` in fp32, beside the parameter for the fused step
             optimizer.state[master] = {k: v.to(master.device) for k, v in own.items()}

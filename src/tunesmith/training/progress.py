@@ -10,7 +10,7 @@ from tunesmith.evaluation.report_format import (
     is_fraction,
     memory,
     percent,
-    scientific,
+    setting,
     significant,
     title,
 )
@@ -88,7 +88,7 @@ class Progress:
         self.console.print(clean, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _show_inferred(self) -> None:
-        lines = [(str(e.get("key")), _setting(e.get("value")), str(e.get("reason", ""))) for e in self.inferred]
+        lines = [(str(e.get("key")), setting(e.get("value")), str(e.get("reason", ""))) for e in self.inferred]
         self.inferred = []
         key_width = max((len(key) for key, _, _ in lines), default=0)
         value_width = min(max((len(value) for _, value, _ in lines), default=0), 24)  # one long value moves no other
@@ -111,7 +111,7 @@ class Progress:
 
         self.bar = Bar(
             TextColumn("step {task.fields[at]}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None, complete_style="blue", finished_style="blue"),
             TextColumn("{task.fields[status]}", markup=False),
             console=self.console,
             expand=True,
@@ -194,23 +194,19 @@ def start_line(event: Event) -> str:
 
 
 def end_line(event: Event) -> str:
-    """Return how the run ended, in a sentence."""
-    state, message = event.get("state"), event.get("message")
-    text = {
+    """Return how the run ended; what went wrong is told by the error that ends it."""
+    endings = {
         "done": "Done",
-        "interrupted": "Interrupted (--resume goes on)",
+        "interrupted": "Interrupted",
         "guard": "Stopped by a guard",
-    }.get(str(state), "Failed")
-    text += f" at step {count(event.get('step'))}"
+        "stopped": "Stopped by a guard",
+    }
+    text = endings.get(str(event.get("state")), "Failed")
+    if event.get("step") is not None:
+        text += f" at step {count(event['step'])}"
     if event.get("tokens") is not None:
         text += f": {count(event['tokens'])} tokens in {duration(event.get('seconds'))}"
-    return f"{text}. {message}" if message else text
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "none"}[value]
-    return scientific(value) if isinstance(value, float) and 0 < abs(value) < 0.001 else str(value)
+    return text
 
 
 def _metric(name: str, entry: Event) -> str:

@@ -31,7 +31,8 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 def to_yaml(config: RunConfig, found: Sequence[Inferred]) -> str:
     """Return the resolved run file, each inferred value with its reason as a comment."""
     reasons = {item.key: item.reason for item in found}
-    lines, path = [], []
+    lines: list[str] = []
+    path: list[str] = []
     for line in yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True, width=10_000).splitlines():
         depth = (len(line) - len(line.lstrip(" "))) // 2
         stripped = line.lstrip(" -")
@@ -50,7 +51,9 @@ def refuse_changes(given: RunConfig, stored: RunConfig, folder: str) -> None:
     difference = _difference(asked, stored.model_dump(), "")
     if difference:
         key, new, old = difference
-        raise InputError(f"{folder} was begun with {key} = {old!r}, now it is {new!r}; resume without the change, or choose a new --output.")
+        raise InputError(
+            f"{folder} was begun with {key} = {old!r}, now it is {new!r}; resume without the change, or choose a new --output."
+        )
 
 
 def _difference(new: Any, old: Any, key: str) -> tuple[str, Any, Any] | None:

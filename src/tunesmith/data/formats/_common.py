@@ -1,5 +1,6 @@
-"""What the formats share: reading a field, a list of messages, a list of tools, each with an error that names the place."""
+"""What the formats share: reading a field, messages and tools, each with an error that names the place."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -175,10 +176,8 @@ def tool_call(call: dict[str, Any], where: str, origin: Origin) -> dict[str, Any
         raise wrong_type(origin, where, function, 'an object with "name" and "arguments"')
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        try:
+        with contextlib.suppress(ValueError):  # what a model wrote need not be JSON: it is kept as written
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError:
-            pass  # what a model wrote need not be JSON: it is kept as written
     out: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
     return out if call.get("id") is None else {"id": call["id"], **out}
 

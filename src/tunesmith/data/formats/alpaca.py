@@ -1,4 +1,4 @@
-"""alpaca: "instruction", optional "input", and "output"; optional "system" and "history" (Dolly's names are read too)."""
+"""alpaca: "instruction", optional "input", and "output"; optional "system" and "history" (Dolly's names too)."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from tunesmith.data.formats import _common as c
 from tunesmith.data.records import Chat, Origin, Record
 
 RANK = 3
+SHAPE = "instruction, output"
 FIELDS = ("instruction", "input", "context", "output", "response", "system", "history")
 
 
@@ -17,7 +18,7 @@ def matches(row: dict[str, Any]) -> str | None:
 
 
 def convert(row: dict[str, Any], origin: Origin) -> Record:
-    """Return the row as a Chat: the user's turn is the instruction, then a blank line and the input where there is one."""
+    """Return the row as a Chat: the user's turn is the instruction, then a blank line and the input if there is one."""
     instruction = c.text(row, "instruction", origin)
     given = c.optional_text(row, "input" if row.get("input") is not None else "context", origin)
     answer = c.text(row, _answer_field(row), origin)

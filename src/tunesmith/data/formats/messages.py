@@ -1,4 +1,4 @@
-"""messages: OpenAI's chat form, a list of {"role", "content"} with tool calls, "tools", and "train" or "weight" per turn."""
+"""messages: OpenAI's chat form, a list of {"role", "content"} with tool calls, "tools", "train" or "weight" per turn."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from tunesmith.data.formats import _common as c
 from tunesmith.data.records import Chat, Origin, Record
 
 RANK = 1
+SHAPE = "messages"
 FIELDS = ("messages", "conversations", "conversation", "tools", "system")
 
 

@@ -6,6 +6,7 @@ from tunesmith.data.formats import _common as c
 from tunesmith.data.records import Chat, Message, Origin, Record
 
 RANK = 4
+SHAPE = "prompt, completion"
 PROMPTS = ("prompt", "question", "query", "input")
 COMPLETIONS = ("completion", "response", "answer", "output")
 FIELDS = (*PROMPTS, *COMPLETIONS, "system", "tools")
@@ -18,7 +19,7 @@ def matches(row: dict[str, Any]) -> str | None:
 
 
 def convert(row: dict[str, Any], origin: Origin) -> Record:
-    """Return the row as a Chat of which only the completion is trained, so that it meets the same template as generation."""
+    """Return the row as a Chat (the same template as generation then), of which only the completion is trained."""
     asked, answered = _field(row, PROMPTS), _field(row, COMPLETIONS)
     prompt, _ = _turns(row, asked, "user", origin)
     completion, trained = _turns(row, answered, "assistant", origin)

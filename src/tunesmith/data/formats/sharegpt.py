@@ -8,6 +8,7 @@ from tunesmith.data.records import Chat, Origin, Record
 from tunesmith.errors import did_you_mean
 
 RANK = 2
+SHAPE = "conversations of from, value"
 FIELDS = ("conversations", "conversation", "tools", "system")
 SPEAKERS = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",

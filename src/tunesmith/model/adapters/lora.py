@@ -33,7 +33,9 @@ def attach(
     try:
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as e:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")})
+        linear = sorted(
+            {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
+        )
         raise InputError(
             f"adapter.target_modules {target_modules!r} matches nothing in this model; its linear layers are {', '.join(linear)}."
         ) from e

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from tunesmith.data.records import Text
+from tunesmith.data.records import Chat, Text
 
-reads = Text
+reads = (Text, Chat)  # a conversation is read whole, as its template writes it
+scores = "all"
 
 
 def loss(logps: Tensor, weights: Tensor) -> Tensor:

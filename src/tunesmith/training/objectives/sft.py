@@ -4,7 +4,8 @@ from torch import Tensor
 
 from tunesmith.data.records import Chat
 
-reads = Chat
+reads = (Chat,)
+scores = "answers"
 
 
 def loss(logps: Tensor, weights: Tensor) -> Tensor:
