@@ -121,16 +121,16 @@ def _turn(
             for piece in pieces:
                 piece = piece if said else piece.lstrip()
                 said += piece
-                console.out(_harmless(piece), end="", style="green", highlight=False)
+                console.file.write(_harmless(piece))  # as it is: rich would set tabs by the piece, not by the line
                 console.file.flush()
         except KeyboardInterrupt:
-            console.out(" (stopped)", end="", style="dim", highlight=False)
+            console.print(" (stopped)", end="", style="dim")
         finally:
             pieces.close()
     except InputError as e:
         console.print(str(e), style="yellow")
         return messages
-    console.out("")
+    console.print()
     return [*asked, {"role": "assistant", "content": said}]
 
 

@@ -48,7 +48,9 @@ def demo(
     """Fine-tune the built-in model end to end: answers before and after, a report, a chat."""
     from tunesmith.demo import run_demo
 
-    _print(run_demo(output, _listeners(as_json)), as_json, lambda _: None)
+    with _progress() as progress:
+        result = run_demo(output, (progress,))
+    _print(result, as_json, _show_trained)
 
 
 @app.command()
@@ -77,7 +79,7 @@ def train(
     """Fine-tune a model. Two inputs suffice, --model and --data; what is inferred is printed with its reason."""
     from tunesmith.training.api import train as verb
 
-    with _listeners(as_json) as progress:
+    with _progress() as progress:
         result = verb(
             run_file,
             model=model,
@@ -190,10 +192,11 @@ def data_show(
     show(source, model, n, _console())
 
 
-def _listeners(quiet: bool) -> Any:
+def _progress() -> Any:
+    """The live display, on standard error: a --json run shows it too."""
     from tunesmith.training.progress import Progress
 
-    return Progress(quiet=quiet)
+    return Progress()
 
 
 def _console() -> Any:

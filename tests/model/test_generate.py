@@ -247,7 +247,7 @@ def test_encode_prompts_is_the_template_and_nothing_more(tokenizer):
 
 def test_a_template_that_refuses_a_chat_is_one_sentence(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no system role') }}")
-    with pytest.raises(InputError, match="prompt 1: no system role"):
+    with pytest.raises(InputError, match=r"prompt 1: .* refuses this conversation: no system role"):
         encode_prompts(tokenizer, [([{"role": "system", "content": "x"}], None)])
 
 
@@ -301,3 +301,26 @@ def test_peft_model_answers_with_its_adapter(tokenizer, prompts):
 def test_wrong_sampling_values_are_named(tokenizer, wrong, sentence):
     with pytest.raises(InputError, match=sentence):
         generate(None, tokenizer, [[1]], **wrong)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3-hf-rebuilt", "phi-3-mini", "qwen2.5-hf-rebuilt"])
+@pytest.mark.parametrize("template", ["own", "plain"])
+def test_a_prompt_is_what_training_saw_before_the_answer(shared, name, template):
+    """Token for token: a prompt that ended in a space, say, would be cut otherwise than the same text with its answer."""
+    from transformers import AutoTokenizer
+
+    from tunesmith.data.records import Chat, Origin
+    from tunesmith.data.render import render
+    from tunesmith.model.loading import PLAIN_TEMPLATE
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / name)
+    if template == "plain":
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        tokenizer.eos_token = tokenizer.eos_token or "</s>"
+    elif tokenizer.chat_template is None:
+        pytest.skip("this tokenizer has no template of its own")
+    messages = [{"role": "user", "content": "Which city?"}, {"role": "assistant", "content": "Paris it is."}]
+    examples, _ = render([Chat(messages, [False, True], Origin("f", 1))], tokenizer)
+    (prompt,) = encode_prompts(tokenizer, [(messages[:1], None)])
+    assert examples.ids[: int(examples.scored.argmax())].tolist() == prompt
+    assert turn_end(tokenizer) in examples.ids[examples.scored]

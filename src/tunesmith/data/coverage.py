@@ -1,4 +1,4 @@
-"""Characters a vocabulary cannot spell: some tokenizers drop them silently, and the model never sees what a row says."""
+"""Characters a vocabulary cannot spell: some tokenizers drop them silently, and the model never sees them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -45,14 +45,17 @@ def content(record: Record) -> str:
 
 
 def lost(characters: set[str], tokenizer: Any) -> set[str]:
-    """Return those of the characters that encoding and decoding does not give back (compatible forms count as given back)."""
+    """Return those of the characters that encoding and decoding does not give back (compatible forms count as given)."""
     ordered = sorted(characters)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     encodings = backend.encode_batch([f"a{c}a" for c in ordered], add_special_tokens=False)
     back = backend.decode_batch([e.ids for e in encodings], skip_special_tokens=True)
-    return {c for c, text in zip(ordered, back, strict=True) if not _kept(c, text)}
+    unknown = tokenizer.unk_token or ""
+    return {
+        c for c, text in zip(ordered, back, strict=True) if not _kept(c, text.replace(unknown, "") if unknown else text)
+    }
 
 
 def _kept(character: str, text: str) -> bool:

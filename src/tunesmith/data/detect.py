@@ -30,8 +30,8 @@ def detect(rows: list[tuple[int, dict[str, Any]]], file: str) -> tuple[str, str]
         if found:
             votes[found[0]] += 1
             reasons.setdefault(*found)
-    name = max(votes, key=lambda n: votes[n])
-    if not votes[name]:
+    name = max(reasons, key=lambda n: votes[n], default=None)  # of two as frequent, the one seen first
+    if name is None:
         raise _unknown(rows[0][0], first[0], file)
     return name, reasons[name]
 

@@ -113,7 +113,7 @@ def _decode(data: bytes, name: str) -> str:
             Origin(name, line),
             None,
             "not_utf8",
-            f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x}, position {error.start}); save the file as UTF-8.",
+            f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8.",
         ) from None
 
 

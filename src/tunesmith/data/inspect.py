@@ -10,10 +10,12 @@ import numpy as np
 from tunesmith.data import detect, files
 from tunesmith.data.formats._common import RowError, answers
 from tunesmith.data.records import Chat, Origin, Record, Text
-from tunesmith.data.sources import Source, detected, parse
+from tunesmith.data.sources import Source, parse
 from tunesmith.errors import InputError
 
 Problem = dict[str, Any]
+_PROMPTS = ("instruction", "prompt", "question", "query", "input")
+_ANSWERS = ("output", "completion", "response", "answer")
 
 
 def inspect(entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str, model: str | None) -> dict[str, Any]:
@@ -43,52 +45,39 @@ def _inspect_file(file: Path | str, source: Source) -> tuple[dict[str, Any], lis
         table = files.read(file, source.split)
         problems += [_problem(error) for error in table.broken]
         count = len(table.rows) + len(table.broken)
-        plain = Source(source.path, format=source.format)
-        if table.rows:
-            name, _, _ = detected(_renamed(table, source, problems), plain)
-        for number, row in table.rows:
-            record = _convert(row, Origin(table.file, number), name, source, problems)
-            if record is not None:
-                records.append(record)
-    except RowError as error:
+        rows = _renamed(table, source.columns or {}, problems)
+        if rows:
+            name = source.format or detect.detect(rows, table.file)[0]
+        for number, row in rows:
+            try:
+                record = detect.convert(row, Origin(table.file, number), str(name), source.format is not None)
+            except RowError as error:
+                problems.append(_problem(error))
+                continue
+            records.append(record)
+            problems += check_record(record, row)
+    except RowError as error:  # of the whole file: no format, no UTF-8, empty
         problems.append(_problem(error))
-    for record in records:
-        problems += check_record(record)
     problems += _duplicates(records)
     problems.sort(key=lambda p: p["row"] or 0)
     return {"path": str(file), "format": name, "rows": count, "problems": problems}, records
 
 
-def _renamed(table: files.Table, source: Source, problems: list[Problem]) -> files.Table:
-    """Return the rows that have the columns the user named, under our names, for finding the format."""
+def _renamed(table: files.Table, columns: dict[str, str], problems: list[Problem]) -> list[tuple[int, dict[str, Any]]]:
     rows = []
     for number, row in table.rows:
         try:
-            rows.append((number, detect.rename(row, source.columns or {}, Origin(table.file, number))))
+            rows.append((number, detect.rename(row, columns, Origin(table.file, number))))
         except RowError as error:
-            if len(problems) < 1 or not rows:
-                last = error
-    if not rows:
-        raise last
-    return files.Table(table.file, rows)
-
-
-def _convert(
-    row: dict[str, Any], origin: Origin, name: str | None, source: Source, problems: list[Problem]
-) -> Record | None:
-    try:
-        renamed = detect.rename(row, source.columns or {}, origin)
-        return detect.convert(renamed, origin, str(name), source.format is not None)
-    except RowError as error:
-        problems.append(_problem(error))
-        return None
+            problems.append(_problem(error))
+    return rows
 
 
 def _problem(error: RowError) -> Problem:
     return {"row": error.origin.row or None, "field": error.field, "kind": error.kind, "message": error.message}
 
 
-def check_record(record: Record) -> list[Problem]:
+def check_record(record: Record, row: dict[str, Any]) -> list[Problem]:
     """Return what is wrong with one record's content: empty turns, the order of roles, tool answers to no call."""
 
     def problem(field: str, kind: str, message: str) -> Problem:
@@ -99,37 +88,47 @@ def check_record(record: Record) -> list[Problem]:
     found = []
     roles = [m["role"] for m in record.messages]
     for i, message in enumerate(record.messages):
-        turn = f"turn {i + 1} ({message['role']})"
-        if message["role"] == "assistant" and not answers(message):
-            found.append(problem(f"messages[{i}]", "empty_answer", f"{turn} is an empty answer; it is not trained on."))
-        elif message["role"] == "user" and not str(message["content"]).strip():
-            found.append(problem(f"messages[{i}]", "empty_prompt", f"{turn} is empty."))
-    for i, (before, role) in enumerate(zip([None, *roles], roles, strict=False)):
-        wrong = _wrong_order(before, role, i)
-        if role == "tool" and before != "tool" and not (i and record.messages[i - 1].get("tool_calls")):
-            found.append(problem(f"messages[{i}]", "orphan_tool", f"turn {i + 1} answers no tool call."))
+        where, turn = _field(record, row, i), f"turn {i + 1} ({roles[i]})"
+        if roles[i] == "assistant" and not answers(message):
+            found.append(problem(where, "empty_answer", f"{turn} is an empty answer; it is not trained on."))
+        elif roles[i] == "user" and not str(message["content"]).strip():
+            found.append(problem(where, "empty_prompt", f"{turn} is empty."))
+        wrong = _wrong_order(roles[:i], roles[i])
+        if roles[i] == "tool" and not (i and (roles[i - 1] == "tool" or record.messages[i - 1].get("tool_calls"))):
+            found.append(problem(where, "orphan_tool", f"{turn} answers no tool call."))
         elif wrong:
-            found.append(problem(f"messages[{i}]", "role_order", f"turn {i + 1} ({role}) {wrong}."))
+            found.append(problem(where, "role_order", f"{turn} {wrong}."))
+    last = _field(record, row, len(roles) - 1)
     if "assistant" not in roles:
         found.append(
-            problem("messages", "no_answer", "the conversation has no assistant turn; nothing can be trained on.")
+            problem(last, "no_answer", "the conversation has no assistant turn, so there is nothing to train on.")
         )
     elif roles[-1] in ("user", "system"):
-        found.append(
-            problem(f"messages[{len(roles) - 1}]", "ends_without_answer", f"the last turn is the {roles[-1]}'s.")
-        )
+        found.append(problem(last, "ends_without_answer", f"the last turn is the {roles[-1]}'s."))
     return found
 
 
-def _wrong_order(before: str | None, role: str, index: int) -> str | None:
-    if role == "system" and index:
+def _field(chat: Chat, row: dict[str, Any], turn: int) -> str:
+    """Return the row's own field that turn `turn` came from."""
+    listed = next((f for f in ("messages", "conversations", "conversation") if f in row), None)
+    if listed:
+        prepended = chat.messages[0]["role"] == "system" and bool(row.get("system"))
+        return f"{listed}[{turn - prepended}]"
+    if chat.messages[turn]["role"] == "system":
+        return "system"
+    if turn < len(chat.messages) - 2:
+        return "history"
+    names = _ANSWERS if turn == len(chat.messages) - 1 else _PROMPTS
+    return next((f for f in names if f in row), names[0])
+
+
+def _wrong_order(before: list[str], role: str) -> str | None:
+    if role == "system" and before:
         return "is a system turn that is not the first"
-    if role == "assistant" and before in (None, "system"):
+    if role == "assistant" and not {"user", "tool"} & set(before):
         return "answers before anyone asked"
-    if role == "user" and before == "user":
-        return "follows another user turn"
-    if role == "assistant" and before == "assistant":
-        return "follows another assistant turn"
+    if role in ("user", "assistant") and before[-1:] == [role]:
+        return f"follows another {role} turn"
     return None
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.data.layout import Layout, encode, end_tokens, lay_out, written
 from tunesmith.data.records import Chat, Record, Text
-from tunesmith.data.render import Layout, encode, end_tokens, lay_out
+from tunesmith.data.render import framed
 from tunesmith.data.sources import load
 
 _STYLES = {
@@ -15,6 +16,8 @@ _STYLES = {
     "template": "bright_black",
     "off": "magenta",
 }
+
+_FIRST = "first token: nothing before it to predict it from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,14 @@ def show(source: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str, mo
 def explain(record: Record, tokenizer: Any) -> list[list[Token]]:
     """Return, for each example a record makes, its tokens with what is scored and why."""
     if isinstance(record, Text):
-        layouts = [Layout(record.text, [])]
-    else:
-        layouts = lay_out(record, tokenizer, end_tokens(tokenizer))
+        ((ids, _, _),) = encode([record.text], tokenizer)
+        pieces = [tokenizer.decode([i]) for i in framed(ids, record, tokenizer).tolist()]
+        return [[Token(piece, i > 0, "text: scored" if i else _FIRST) for i, piece in enumerate(pieces)]]
+    layouts = [written(record, layout) for layout in lay_out(record, tokenizer, end_tokens(tokenizer))]
     out = []
     for layout in layouts:
         ((ids, starts, stops),) = encode([layout.text], tokenizer)
-        turns = _turns(record, layout.text) if isinstance(record, Chat) else []
+        turns = _turns(record, layout.text)
         tokens = []
         for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
             scored, reason = _reason(record, layout, turns, start, stop, i == 0)
@@ -82,10 +86,8 @@ def _turns(chat: Chat, text: str) -> list[tuple[int, int, int]]:
 
 
 def _reason(
-    record: Record, layout: Layout, turns: list[tuple[int, int, int]], start: int, stop: int, first: bool
+    record: Chat, layout: Layout, turns: list[tuple[int, int, int]], start: int, stop: int, first: bool
 ) -> tuple[bool, str]:
-    if isinstance(record, Text):
-        return not first, "first token: nothing before it to predict it from" if first else "text: scored"
     if not first and any(start < end and stop > begin for begin, end, _, _ in layout.spans):
         return True, "answer: scored"
     for begin, end, index in turns:

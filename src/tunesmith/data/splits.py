@@ -1,8 +1,7 @@
 """The validation split: which rows are kept out of training, so that no prompt stands on both sides."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,62 +12,45 @@ from tunesmith.errors import InputError, did_you_mean
 
 DEFAULT_FRACTION = 0.05
 DEFAULT_MOST = 500
-KEYS = ("fraction", "path", "format", "columns", "split")
 
 
-@dataclass(frozen=True)
-class Split:
-    """`loaded` (with the validation file's records after the others, if there is one), the indices of its records to train
-    on and to validate on, in file order, and a sentence for people.
+def split(records: Sequence[Record], validation: Any = None, seed: int = 0) -> tuple[Indices, Indices, str]:
+    """Return (the indices to train on, those to validate on, a sentence for people); indices in the records' order.
+
+    validation None: 5% of the rows, at most 500, at least one. {"fraction": x}: that share. False: none. Rows with the
+    same prompt stay on one side. ({"path": ...} is `from_files`.) InputError where the value is none of these.
     """
-
-    loaded: Loaded
-    train: Indices
-    validation: Indices
-    sentence: str
-
-
-def split(loaded: Loaded, validation: Any = None, seed: int = 0) -> Split:
-    """Return the split the run file's `validation` asks for.
-
-    None: 5% of the rows, at most 500, at least one. {"fraction": x}: that share. {"path": file or files} (and format, columns,
-    split as in `data`): those rows instead. False: none. Rows with the same prompt stay on one side. InputError where the
-    value is none of these.
-    """
-    count = len(loaded.records)
+    count = len(records)
     if validation is False:
-        return Split(loaded, np.arange(count), np.arange(0), "validation: none (validation is false)")
-    wanted = {} if validation is None or validation is True else validation
-    if not isinstance(wanted, Mapping):
-        raise InputError(f"validation is {wanted!r}, expected {{fraction: 0.05}}, {{path: file}} or false.")
-    for key in wanted:
-        if key not in KEYS:
-            raise InputError(f'validation has the unknown key "{key}".{did_you_mean(str(key), KEYS)}')
-    if "path" in wanted:
-        if "fraction" in wanted:
-            raise InputError("validation names both a fraction and a path; give one of them.")
-        return _from_files(loaded, wanted)
-    fraction = wanted.get("fraction", DEFAULT_FRACTION)
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-        raise InputError(f"validation.fraction is {fraction!r}, expected a number between 0 and 1, such as 0.05.")
-    size = max(1, round(fraction * count))
-    stated = "fraction" in wanted
-    size = size if stated else min(size, DEFAULT_MOST)
-    held_out = _draw(loaded.records, size, seed)
+        return np.arange(count), np.arange(0), "validation: none (validation is false)"
+    fraction = _fraction(validation)
+    size = max(1, round((fraction or DEFAULT_FRACTION) * count))
+    held_out = _draw(records, size if fraction else min(size, DEFAULT_MOST), seed)
     train = np.setdiff1d(np.arange(count), held_out)
     if not len(held_out):
-        return Split(
-            loaded, train, held_out, f"validation: none ({count:,} rows with one prompt leave nothing to hold out)"
-        )
-    why = f"{fraction:.3g} of them, as stated" if stated else "the default: 5%, at most 500"
-    sentence = (
-        f"validation: {len(held_out):,} of {count:,} rows held out ({why}; seed {seed}; equal prompts stay together)"
-    )
-    return Split(loaded, train, held_out, sentence)
+        return train, held_out, f"validation: none ({count:,} rows with one prompt leave nothing to hold out)"
+    why = f"{fraction:.3g} of them, as stated" if fraction else "the default: 5%, at most 500"
+    sentence = f"validation: {len(held_out):,} of {count:,} rows held out ({why}; equal prompts stay together)"
+    return train, held_out, sentence
+
+
+def from_files(records: Sequence[Record], validation: Mapping[str, Any]) -> tuple[Loaded, str]:
+    """Return the rows of validation["path"] (a file or a list; format, columns, split as in `data`), and a sentence.
+
+    The sentence says how many of their prompts are among the training `records` too.
+    """
+    path = validation["path"]
+    paths = path if isinstance(path, list) else [path]
+    held_out = load([{"split": "validation", **validation, "path": p} for p in paths])
+    known = {prompt_key(record) for record in records}
+    seen = sum(prompt_key(record) in known for record in held_out.records)
+    leak = f"; {seen:,} of their prompts are in the training data too" if seen else ""
+    named = ", ".join(str(p) for p in paths)
+    return held_out, f"validation: the {len(held_out.records):,} rows of {named}{leak}"
 
 
 def prompt_key(record: Record) -> tuple[str, ...]:
-    """Return what two records must share to count as the same prompt: the turns before the first answer, or the text."""
+    """Return what two records share if they are the same prompt: the turns before the first answer, or the text."""
     if isinstance(record, Text):
         return (record.text,)
     key: list[str] = []
@@ -79,39 +61,36 @@ def prompt_key(record: Record) -> tuple[str, ...]:
     return tuple(key)
 
 
-def _draw(records: list[Record], size: int, seed: int) -> Indices:
-    """Draw whole groups of rows with one prompt until `size` rows are held out; a group that would overshoot is passed by."""
+def _fraction(validation: Any) -> float | None:
+    """Return the stated fraction, None where it is left to the default."""
+    if validation is None or validation is True:
+        return None
+    if not isinstance(validation, Mapping):
+        raise InputError(f"validation is {validation!r}, expected {{fraction: 0.05}}, {{path: file}} or false.")
+    for key in validation:
+        if key != "fraction":
+            known = did_you_mean(str(key), ("fraction", "path"))
+            raise InputError(f'validation has the key "{key}", which cannot stand here.{known}')
+    fraction = validation.get("fraction")
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+        raise InputError(f"validation.fraction is {fraction!r}, expected a number between 0 and 1, such as 0.05.")
+    return float(fraction)
+
+
+def _draw(records: Sequence[Record], size: int, seed: int) -> Indices:
+    """Draw whole groups of rows with one prompt until `size` rows are held out; one that would overshoot is passed by."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, record in enumerate(records):
         groups[prompt_key(record)].append(index)
     listed = list(groups.values())
     if len(listed) < 2:
         return np.arange(0)
-    order = np.random.default_rng(seed).permutation(len(listed))
     held_out: list[int] = []
-    for g in order:
+    for g in np.random.default_rng(seed).permutation(len(listed)):
         if len(held_out) + len(listed[g]) <= size:
             held_out += listed[g]
         if len(held_out) == size:
             break
-    return np.array(sorted(held_out or min(listed, key=len)), dtype=np.int64)
-
-
-def _from_files(loaded: Loaded, wanted: Mapping[str, Any]) -> Split:
-    paths = wanted["path"] if isinstance(wanted["path"], list) else [wanted["path"]]
-    extra = load([{"split": "validation", **wanted, "path": path} for path in paths])
-    count, more = len(loaded.records), len(extra.records)
-    both = replace(
-        loaded,
-        records=loaded.records + extra.records,
-        source=np.concatenate([loaded.source, extra.source + len(loaded.sources)]),
-        sources=loaded.sources + extra.sources,
-        files=loaded.files + [replace(info, source=info.source + len(loaded.sources)) for info in extra.files],
-        notices=loaded.notices + extra.notices,
-    )
-    known = {prompt_key(record) for record in loaded.records}
-    seen = sum(prompt_key(record) in known for record in extra.records)
-    leak = f"; {seen:,} of their prompts are in the training data too" if seen else ""
-    named = ", ".join(str(p) for p in paths)
-    sentence = f"validation: {more:,} rows of {named}{leak}"
-    return Split(both, np.arange(count), np.arange(count, count + more), sentence)
+    if not held_out:
+        held_out = sorted(listed, key=len)[0]
+    return np.array(sorted(held_out), dtype=np.int64)

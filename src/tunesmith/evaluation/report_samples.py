@@ -21,7 +21,8 @@ def samples_section(samples: object) -> str:
         rest = "".join(_sample(sample) for sample in chosen[OPEN:])
         html += f"<details><summary>{len(chosen) - OPEN} more</summary>{rest}</details>"
     left_out = f" {len(usable) - MOST} more are in results.json." if len(usable) > MOST else ""
-    return f'<p class="note">Held-out prompts, each family in turn, not picked by score.{left_out}</p>{html}'
+    order = "each family in turn, " if any(sample.get("category") for sample in usable) else ""
+    return f'<p class="note">Held-out prompts, {order}not picked by score.{left_out}</p>{html}'
 
 
 def in_turn(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

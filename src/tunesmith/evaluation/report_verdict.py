@@ -67,10 +67,10 @@ def tuned(run: RunRecord) -> str:
     start = run.start
     if not start:
         return ""
+    model = str(start.get("model", "A model"))
+    model = Path(model).name if Path(model).is_absolute() else model
     trained, total = number(start.get("trained_parameters")), number(start.get("parameters"))
-    parts = [
-        f"<b>{escape(str(start.get('model', 'A model')))}</b> trained with <b>{escape(str(start.get('objective')))}</b>"
-    ]
+    parts = [f"<b>{escape(model)}</b> trained with <b>{escape(str(start.get('objective')))}</b>"]
     if start.get("adapter"):
         of = f"all {count(total)}" if trained == total else f"{count(trained)} of {count(total)}"
         share = f" ({of} parameters)" if trained and total else ""

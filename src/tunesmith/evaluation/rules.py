@@ -1,8 +1,7 @@
-"""Answers scored by a stated rule: `check("The ball is in the kitchen.", {"rule": "contains", "texts": ["kitchen"]})` -> 1.0.
+"""Answers scored by a stated rule: check("It is in the hall.", {"rule": "contains", "texts": ["hall"]}) is 1.0.
 
-A row of data may carry such a rule under "check". A rule is a name and its arguments; every function of this file whose name
-does not begin with an underscore, `check` and `check_rule` apart, is one. All return a score from 0 to 1, never an error, for
-whatever the answer says; a rule that is itself wrong is the user's mistake (InputError).
+A row of data may carry such a rule under "check": the name of a rule (the functions listed in RULES) and its arguments. All return
+a score from 0 to 1, never an error, for whatever the answer says; a rule that is itself wrong is the user's mistake (InputError).
 """
 
 import inspect
@@ -23,9 +22,7 @@ def check(answer: str, rule: Mapping[str, Any]) -> float:
 def check_rule(rule: Mapping[str, Any]) -> tuple[Callable[..., float], dict[str, Any]]:
     """Return the function a rule names and its arguments, proven to fit; InputError in one sentence otherwise."""
     if not isinstance(rule, Mapping) or not isinstance(rule.get("rule"), str):
-        raise InputError(
-            f'a check is an object with the name of its rule, such as {{"rule": "exact", "answer": "yes"}}, not {rule!r}.'
-        )
+        raise InputError(f'a check is an object such as {{"rule": "exact", "answers": ["yes"]}}, not {rule!r}.')
     name, arguments = rule["rule"], {k: v for k, v in rule.items() if k != "rule"}
     if name not in RULES:
         raise InputError(f'there is no rule named "{name}".{did_you_mean(name, RULES)}')
@@ -40,7 +37,7 @@ def check_rule(rule: Mapping[str, Any]) -> tuple[Callable[..., float], dict[str,
     for p in parameters:
         if p.name in arguments and not _fits(arguments[p.name], p.annotation):
             raise InputError(
-                f'the argument "{p.name}" of the rule "{name}" is to be {_WANTED[p.annotation]}, not {arguments[p.name]!r}.'
+                f'the rule "{name}" needs {_WANTED[p.annotation]} as "{p.name}", not {arguments[p.name]!r}.'
             )
     return RULES[name], arguments
 
@@ -51,12 +48,12 @@ def exact(answer: str, *, answers: list[str]) -> float:
 
 
 def same_words(answer: str, *, answers: list[str]) -> float:
-    """1 if the answer has the words of one of `answers` in the same order; case, punctuation and white space do not count."""
+    """1 if the answer has the words of one of `answers` in order; case, punctuation and white space do not count."""
     return float(_words(answer) in [_words(a) for a in answers])
 
 
 def contains(answer: str, *, texts: list[str]) -> float:
-    """The share of `texts` that occur in the answer as whole words; case and punctuation do not count. 1 if texts is empty."""
+    """The share of `texts` that occur in the answer as whole words (1 of none); case and punctuation do not count."""
     words = " ".join(["", *_words(answer), ""])
     found = [" ".join(["", *_words(t), ""]) in words for t in texts]
     return sum(found) / len(found) if found else 1.0
@@ -74,7 +71,7 @@ def number(answer: str, *, value: float) -> float:
 
 
 def json_equal(answer: str, *, value: Any) -> float:
-    """1 if the whole answer is JSON equal to `value`: order of keys and white space do not count, 1 equals 1.0, true is not 1."""
+    """1 if the whole answer is JSON equal to `value`: order of keys and white space do not count, 1 equals 1.0, not true."""
     try:
         return float(_same(json.loads(answer), value))
     except (ValueError, RecursionError):
@@ -107,9 +104,9 @@ def max_words(answer: str, *, n: int) -> float:
 
 
 def items(answer: str, *, n: int, of: list[str] | None = None, separator: str = ",") -> float:
-    """1 if the answer is n different items between separators, each one of `of` if given; case and a closing full stop do not count.
+    """1 if the answer is n different items between separators, each one of `of` if given.
 
-    The separator "\\n" means lines, whose bullets or numbers ("- ", "2. ") do not count.
+    Case and a closing full stop do not count. The separator "\\n" means lines, whose bullets or numbers ("- ", "2. ") do not count.
     """
     text = answer.strip().removesuffix(".")
     parts = [p.strip().lower() for p in text.split(separator)]
@@ -145,9 +142,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is Any:
         return True
     if kind == list[str] or kind == list[str] | None:
-        return (
-            isinstance(value, list) and all(isinstance(v, str) for v in value) or (value is None and kind != list[str])
-        )
+        return value is None if not isinstance(value, list) and kind != list[str] else _texts(value)
     if kind == list[dict[str, Any]]:
         return isinstance(value, list) and all(bool(check_rule(v)) for v in value)
     if kind == dict[str, Any]:
@@ -155,6 +150,10 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _spaces(text: str) -> str:

@@ -35,8 +35,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Return the token ids of each (messages, tools) up to where the assistant's answer begins.
 
-    The template writes all special tokens, so the tokenizer adds none. InputError where the template refuses a chat, which
-    it names by its origin, or by its number.
+    The template writes all special tokens, so the tokenizer adds none. InputError where the template refuses a chat: it
+    is named by its origin, or by its number.
     """
     texts = []
     for number, (messages, tools) in enumerate(chats, 1):

@@ -25,7 +25,7 @@ class Checked:
     notices: list[str]
 
     def load(self) -> Any:
-        """Return the model on its device in eval mode, in the checkpoint's own dtype; small ones on a CPU in float32."""
+        """Return the model on its device in eval mode, in the checkpoint's own dtype; float32 for small ones on a CPU."""
         model = loading.load_model(self.source)
         if self.device == "cpu" and sum(p.numel() for p in model.parameters()) <= SMALL:
             model = model.float()

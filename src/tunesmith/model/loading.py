@@ -14,8 +14,8 @@ STARTER = Path(__file__).parent.parent / "starter" / "model"
 # Used where a tokenizer brings no chat template: readable by any base model, one turn a paragraph, answers closed by eos.
 PLAIN_TEMPLATE = (
     "{%- for m in messages -%}"
-    "{%- if m['role'] == 'assistant' -%}Assistant: {{ m['content'] }}{{ eos_token }}\n"
-    "{%- else -%}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{%- endif -%}"
+    "{%- if m['role'] == 'assistant' -%}{{ 'Assistant: ' + m['content'] + eos_token + '\\n' }}"
+    "{%- else -%}{{ (m['role'] | capitalize) + ': ' + m['content'] + '\\n\\n' }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}Assistant:{%- endif -%}"
 )

@@ -90,10 +90,10 @@ def people(rng: Random) -> str:
 
 
 def _person(rng: Random, name: str) -> dict[str, str]:
-    return dict(
-        name=name, job=rng.choice(w.JOBS), city=rng.choice(w.CITIES), age=str(rng.randint(5, 79)),
-        pet=rng.choice(w.ANIMALS), food=rng.choice(w.FOODS), color=rng.choice(w.COLORS),
-    )  # fmt: skip
+    return {
+        "name": name, "job": rng.choice(w.JOBS), "city": rng.choice(w.CITIES), "age": str(rng.randint(5, 79)),
+        "pet": rng.choice(w.ANIMALS), "food": rng.choice(w.FOODS), "color": rng.choice(w.COLORS),
+    }  # fmt: skip
 
 
 def _sayings(r: dict[str, str]) -> dict[str, str]:
@@ -150,7 +150,9 @@ def ends(rng: Random) -> str:
     places = {"first": words[0], "second": words[1], "last": words[-1]}
     if len(words) > 3:
         places["third"] = words[2]
-    told = rng.choice([f"{rng.choice(w.NAMES)} saw {listed(words)}.", f"In a row: {', '.join(words)}.", f"{', '.join(words)}."])
+    told = rng.choice(
+        [f"{rng.choice(w.NAMES)} saw {listed(words)}.", f"In a row: {', '.join(words)}.", f"{', '.join(words)}."]
+    )
     keys = rng.sample(list(places), rng.randint(1, 3))
     again = [f"The {k} {rng.choice(['one', 'word'])} is {places[k]}." for k in keys]
     if rng.random() < 0.3:
@@ -251,7 +253,9 @@ def log(rng: Random) -> str:
             (f"{name} said it was dark in the {place}.", "light", "room", place),
         ])  # fmt: skip
         shown = value if key == "minutes" else f'"{value}"'
-        line = rng.choice([f'{call} {{"{key}": {shown}}}', f"{call}({key}: {value})", f'{{"call": "{call}", "{key}": {shown}}}'])
+        line = rng.choice(
+            [f'{call} {{"{key}": {shown}}}', f"{call}({key}: {value})", f'{{"call": "{call}", "{key}": {shown}}}']
+        )
         out.append(f"{wish} The log said {line}")
     return "\n".join(out)
 
@@ -262,7 +266,14 @@ def meanings(rng: Random) -> str:
     out = []
     for word in words:
         thing = a(word)
-        out.append(rng.choice([f"{thing[0].upper()}{thing[1:]} is {w.DEFINITIONS[word]}.", f"{rng.choice(w.NAMES)} knows that {thing} is {w.DEFINITIONS[word]}."]))
+        out.append(
+            rng.choice(
+                [
+                    f"{thing[0].upper()}{thing[1:]} is {w.DEFINITIONS[word]}.",
+                    f"{rng.choice(w.NAMES)} knows that {thing} is {w.DEFINITIONS[word]}.",
+                ]
+            )
+        )
     return " ".join(out)
 
 
@@ -299,7 +310,9 @@ def looks(rng: Random) -> str:
         n = rng.randint(3, 6)
         said = described(n, noun, rng)
         many = {3: "three", 4: "four", 5: "five", 6: "six"}[n]
-        out.append(rng.choice([said, f"{said} That was {many} words.", f"In {many} words: {said}", f"In {n} words: {said}"]))
+        out.append(
+            rng.choice([said, f"{said} That was {many} words.", f"In {many} words: {said}", f"In {n} words: {said}"])
+        )
     return " ".join(out)
 
 

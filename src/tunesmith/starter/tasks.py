@@ -65,7 +65,9 @@ def extract(rng: Random, held: bool) -> Row:
     said = {"job": "is {}", "city": "lives in {}", "pet": "has {}", "food": "likes {}"}
     keys = rng.sample(list(values), 2)
     name, first = draw(rng, "extract", held, lambda r: (r.choice(w.NAMES), r.choice(values[keys[0]])))
-    while not held_out("extract", (name, second := rng.choice(values[keys[1]]))) == held:
+    second = rng.choice(values[keys[1]])
+    while held_out("extract", (name, second)) != held:
+        second = rng.choice(values[keys[1]])
         if rng.random() < 0.02:  # this name may have no such value on this side
             return extract(rng, held)
     got = {"name": name, keys[0]: first, keys[1]: second}
@@ -89,7 +91,9 @@ def sentiment(rng: Random, held: bool) -> Row:
     ask = rng.choice(["Is this good or bad? {}.", "Good or bad? {}.", "{}. Is the feeling good or bad?"])
     answer = f"The feeling is {'good' if happy else 'bad'}."
     user = ask.format(told[0].upper() + told[1:])
-    return row("sentiment", user, answer, {"rule": "exact", "answers": [answer]}, [f"sentiment {s} {o}" for s, o in clauses])
+    return row(
+        "sentiment", user, answer, {"rule": "exact", "answers": [answer]}, [f"sentiment {s} {o}" for s, o in clauses]
+    )
 
 
 def polite(rng: Random, held: bool) -> Row:
@@ -119,11 +123,15 @@ def total(rng: Random, held: bool) -> Row:
     result = x + y if op == "+" else x - y
     if op == "+" and rng.random() < 0.5:
         x, y = y, x
-    told = f"{name} has {x} {plural(thing, x)} and {'gets' if op == '+' else 'loses'} {y}{' more' if op == '+' else ''}."
+    told = (
+        f"{name} has {x} {plural(thing, x)} and {'gets' if op == '+' else 'loses'} {y}{' more' if op == '+' else ''}."
+    )
     user = f"{told} How many {plural(thing)} does {name} have?"
     answer = f"{name} has {result} {plural(thing, result)}."
     check = {"rule": "all_of", "rules": [{"rule": "number", "value": result}, {"rule": "contains", "texts": [name]}]}
-    return row("sums", user, answer, check, [f"sum {op} {x if op == '-' else max(x, y)} {y if op == '-' else min(x, y)}"])
+    return row(
+        "sums", user, answer, check, [f"sum {op} {x if op == '-' else max(x, y)} {y if op == '-' else min(x, y)}"]
+    )
 
 
 def _sum(rng: Random) -> tuple[str, int, int]:
@@ -137,11 +145,15 @@ def shape(rng: Random, held: bool) -> Row:
     kind = rng.randrange(3)
     if kind == 0:
         n, noun = draw(rng, "length", held, lambda r: (r.randint(4, 6), r.choice(w.ANIMALS + w.THINGS)))
-        user = rng.choice(["Describe the {} in {} words.", "Tell me about the {} in {} words."]).format(noun, NUMBERS[n])
+        user = rng.choice(["Describe the {} in {} words.", "Tell me about the {} in {} words."]).format(
+            noun, NUMBERS[n]
+        )
         rules: list[dict[str, Any]] = [{"rule": "n_words", "n": n}, {"rule": "contains", "texts": [noun]}]
         return row("format", user, described(n, noun, rng), {"rule": "all_of", "rules": rules}, [f"length {n} {noun}"])
     if kind == 1:
-        group, n, way = draw(rng, "group", held, lambda r: (r.choice(list(w.KINDS)), r.randint(2, 5), r.choice(["lines", "commas"])))
+        group, n, way = draw(
+            rng, "group", held, lambda r: (r.choice(list(w.KINDS)), r.randint(2, 5), r.choice(["lines", "commas"]))
+        )
         sep = "\n" if way == "lines" else ", "
         words = rng.sample(w.KINDS[group], n)
         user = f"Name {NUMBERS[n]} {group} {'on lines' if way == 'lines' else 'with commas'}."

@@ -11,20 +11,21 @@ SPECIAL = [PAD, END, TURN_START, TURN_END, "<tool_call>", "</tool_call>", "<tool
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # Tools are shown as one line each, "- weather(city: string): ...", calls as JSON between tags; a tool's result is a turn of its own.
-CHAT_TEMPLATE = """\
+CHAT_TEMPLATE = r"""\
 {%- if tools or (messages and messages[0]['role'] == 'system') -%}
 <|im_start|>system
-{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% if tools %}
-{% endif %}{% endif -%}
+{% if messages[0]['role'] == 'system' -%}
+{{ messages[0]['content'] + ('\n' if tools else '') }}
+{%- endif -%}
 {%- if tools -%}
 Tools:
 {%- for tool in tools -%}
-{%- set f = tool['function'] if tool['function'] is defined else tool %}
-- {{ f['name'] }}(
+{%- set f = tool['function'] if tool['function'] is defined else tool -%}
+{{ '\n- ' + f['name'] }}(
 {%- for key, value in ((f['parameters'] or {})['properties'] or {}).items() -%}
-{{ key }}: {{ value['type'] }}{% if not loop.last %}, {% endif %}
+{{ key }}: {{ value['type'] }}{{ '' if loop.last else ', ' }}
 {%- endfor -%}
-){% if f['description'] %}: {{ f['description'] }}{% endif %}
+){{ ': ' + f['description'] if f['description'] else '' }}
 {%- endfor -%}
 {%- endif -%}
 <|im_end|>
@@ -35,7 +36,7 @@ Tools:
 {% if message['content'] %}{{ message['content'] }}{% endif -%}
 {%- for call in (message['tool_calls'] or []) -%}
 {%- set f = call['function'] if call['function'] is defined else call -%}
-<tool_call>{"name": "{{ f['name'] }}", "arguments": {% if f['arguments'] is string %}{{ f['arguments'] }}{% else %}{{ f['arguments'] | tojson }}{% endif %}}</tool_call>
+<tool_call>{"name": "{{ f['name'] }}", "arguments": {{ f['arguments'] if f['arguments'] is string else f['arguments'] | tojson }}}</tool_call>
 {%- endfor -%}
 <|im_end|>
 {% elif message['role'] == 'tool' -%}

@@ -11,35 +11,42 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-GIRLS = "Anna Mia Eva Ida Lena Nora Ruth Sara Tina Vera Zoe Clara Emma Flora Gina Hanna Julia Kate Lucy Maria".split()
-BOYS = "Tom Ben Carl Dan Erik Finn Hugo Ivan Jack Karl Leo Max Nils Otto Paul Rolf Sam Theo Victor Will".split()
+
+def _of(words: str) -> list[str]:
+    return words.split()
+
+
+GIRLS = _of("Anna Mia Eva Ida Lena Nora Ruth Sara Tina Vera Zoe Clara Emma Flora Gina Hanna Julia Kate Lucy Maria")
+BOYS = _of("Tom Ben Carl Dan Erik Finn Hugo Ivan Jack Karl Leo Max Nils Otto Paul Rolf Sam Theo Victor Will")
 NAMES = GIRLS + BOYS
-CITIES = "Oslo Paris Rome Berlin Madrid Vienna London Dublin Prague Lisbon Athens Bern Warsaw Cairo Tokyo Lima Delhi Boston".split()
-PLACES = (
+CITIES = _of(
+    "Oslo Paris Rome Berlin Madrid Vienna London Dublin Prague Lisbon Athens Bern Warsaw Cairo Tokyo Lima Delhi Boston"
+)
+PLACES = _of(
     "kitchen garden school park library market station barn attic cellar bakery harbor museum hall office tower church theater "
     "garage forest field hotel shop bank farm castle tent cabin stable bathroom"
-).split()
-THINGS = (
+)
+THINGS = _of(
     "ball hat book key cup lamp box coat bag drum kite pen coin ring doll map rope clock bell basket bottle brush candle "
     "letter mirror pillow spoon scarf shoe umbrella blanket bucket button camera guitar hammer ladder needle ticket whistle"
-).split()
-ANIMALS = (
+)
+ANIMALS = _of(
     "ant bear cat cow deer dog duck eagle fish fox frog goat hen horse lamb lion monkey mouse owl parrot pig rabbit rat "
     "sheep snake swan tiger turtle whale wolf"
-).split()
-FOODS = (
+)
+FOODS = _of(
     "apple bean bread cake carrot cheese cherry corn egg fig grape honey jam lemon melon milk nut olive onion orange pea "
     "peach pear plum potato rice salt soup tea tomato"
-).split()
-COLORS = "red blue green yellow black white brown pink gray purple".split()
-JOBS = "baker doctor teacher farmer sailor painter singer driver cook nurse pilot tailor".split()
-TOOLS_OF = dict(
-    baker="oven", doctor="needle", teacher="book", farmer="bucket", sailor="rope", painter="brush", singer="song", driver="car",
-    cook="spoon", nurse="blanket", pilot="plane", tailor="button",
-)  # fmt: skip
-SONGS = "Sunrise Moonlight River Winter Summer Freedom Thunder Rainbow Starlight Harvest Autumn Wonder".split()
-WEEK = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MEASURES = "big small old new long short heavy light round pretty soft clean".split()
+)
+COLORS = _of("red blue green yellow black white brown pink gray purple")
+JOBS = _of("baker doctor teacher farmer sailor painter singer driver cook nurse pilot tailor")
+TOOLS_OF = {
+    "baker": "oven", "doctor": "needle", "teacher": "book", "farmer": "bucket", "sailor": "rope", "painter": "brush", "singer": "song", "driver": "car",
+    "cook": "spoon", "nurse": "blanket", "pilot": "plane", "tailor": "button",
+}  # fmt: skip
+SONGS = _of("Sunrise Moonlight River Winter Summer Freedom Thunder Rainbow Starlight Harvest Autumn Wonder")
+WEEK = _of("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MEASURES = _of("big small old new long short heavy light round pretty soft clean")
 
 KINDS = {"animals": ANIMALS, "foods": FOODS, "things": THINGS, "places": PLACES, "colors": COLORS, "jobs": JOBS,
          "girls": GIRLS, "boys": BOYS, "cities": CITIES, "days": WEEK}  # fmt: skip
@@ -48,32 +55,32 @@ WORDS = sorted({*ANIMALS, *FOODS, *THINGS, *PLACES, *COLORS, *JOBS, *NAMES, *CIT
 
 # What is praised or blamed, and how: every subject goes with every word of its group.
 OPINIONS: list[tuple[list[str], list[str], list[str]]] = [
-    ("soup bread cake tea cheese meal dinner".split(), "tasty fresh warm delicious perfect sweet".split(),
-     "cold burnt sour stale awful bitter".split()),
-    ("room bed hotel house kitchen garden cabin".split(), "clean bright cozy lovely quiet comfortable".split(),
-     "dirty dark noisy ugly broken damp".split()),
-    ("teacher waiter driver doctor neighbor guide nurse".split(), "kind friendly helpful cheerful patient polite".split(),
-     "rude angry lazy unfriendly careless mean".split()),
-    ("film story song show game party trip".split(), "funny exciting wonderful great amazing pleasant".split(),
-     "boring dull terrible sad silly horrible".split()),
+    (_of("soup bread cake tea cheese meal dinner"), _of("tasty fresh warm delicious perfect sweet"),
+     _of("cold burnt sour stale awful bitter")),
+    (_of("room bed hotel house kitchen garden cabin"), _of("clean bright cozy lovely quiet comfortable"),
+     _of("dirty dark noisy ugly broken damp")),
+    (_of("teacher waiter driver doctor neighbor guide nurse"), _of("kind friendly helpful cheerful patient polite"),
+     _of("rude angry lazy unfriendly careless mean")),
+    (_of("film story song show game party trip"), _of("funny exciting wonderful great amazing pleasant"),
+     _of("boring dull terrible sad silly horrible")),
 ]  # fmt: skip
-GLAD = "happy glad proud merry".split()
-SORRY = "sad sorry upset unhappy".split()
+GLAD = _of("happy glad proud merry")
+SORRY = _of("sad sorry upset unhappy")
 
 # An order, and the things it goes with.
 ACTIONS = {
-    "open": "window door box bottle letter book bag gate".split(),
-    "close": "window door box bottle book bag gate curtain".split(),
-    "bring": "cup spoon chair lamp blanket pillow bread tea".split(),
-    "clean": "table floor cup window mirror room shoe kitchen".split(),
-    "find": "key hat pen ring map coin ticket dog".split(),
-    "wash": "cup spoon apple dog car shirt bottle window".split(),
-    "carry": "box bag basket bucket chair ladder rope drum".split(),
-    "fix": "clock lamp bell chair door car camera guitar".split(),
-    "feed": "cat dog horse hen pig rabbit goat duck".split(),
-    "paint": "wall door fence chair gate box boat tower".split(),
-    "cook": "soup rice fish egg corn bean potato carrot".split(),
-    "move": "table chair bed lamp box car ladder boat".split(),
+    "open": _of("window door box bottle letter book bag gate"),
+    "close": _of("window door box bottle book bag gate curtain"),
+    "bring": _of("cup spoon chair lamp blanket pillow bread tea"),
+    "clean": _of("table floor cup window mirror room shoe kitchen"),
+    "find": _of("key hat pen ring map coin ticket dog"),
+    "wash": _of("cup spoon apple dog car shirt bottle window"),
+    "carry": _of("box bag basket bucket chair ladder rope drum"),
+    "fix": _of("clock lamp bell chair door car camera guitar"),
+    "feed": _of("cat dog horse hen pig rabbit goat duck"),
+    "paint": _of("wall door fence chair gate box boat tower"),
+    "cook": _of("soup rice fish egg corn bean potato carrot"),
+    "move": _of("table chair bed lamp box car ladder boat"),
 }
 
 # A definition reads "A kitchen is a room where people cook."

@@ -19,8 +19,9 @@ from tunesmith.errors import GuardStop, InputError
 from tunesmith.model.loading import ModelSource, check_weights, load_config, load_tokenizer, resolve
 from tunesmith.training import checkpoint, infer, measure
 from tunesmith.training import resolve as resolving
-from tunesmith.training.batch import examples_of
+from tunesmith.training.batch import Indices, examples_of
 from tunesmith.training.infer import Amount, Inferred, Shape
+from tunesmith.training.loop import Interrupted, Loop, Plan, Progress, count_steps, peak_memory
 
 
 def train(
@@ -125,7 +126,9 @@ class _Training:
     def __init__(self, config: RunConfig, folder: Path, listeners: Sequence[run.Listener]) -> None:
         self.config, self.folder, self.listeners = config, folder, listeners
         self.inferred: list[Inferred] = []
+        self.progress = Progress()
         self.notices: list[str] = []
+        self.held_out: list[Record] = []
 
     def go(self, resume: bool) -> dict[str, Any]:
         self._check_model()
@@ -143,8 +146,6 @@ class _Training:
                 self._end("interrupted", "interrupted")
                 raise
             except Exception as e:
-                from tunesmith.training.loop import Interrupted
-
                 if isinstance(e, Interrupted):
                     self._end("interrupted", str(e))
                 else:
@@ -182,17 +183,14 @@ class _Training:
         self.config = resolving.apply(self.config, found)
 
     def _read_data(self) -> None:
-        from tunesmith.data import sources, splits
+        from tunesmith.data import sources
         from tunesmith.data.render import render
 
         objective = registry.load("training.objectives", self.config.objective["name"])
         loaded = sources.load(self.config.data)
         sources.check_objective(loaded, self.config.objective["name"], objective.reads)
         self.notices += loaded.notices
-        split = splits.split(loaded, self.config.validation, self.config.train.seed)
-        loaded, train_rows = split.loaded, split.train
-        self.notices.append(split.sentence)
-        self.held_out: list[Record] = [loaded.records[i] for i in split.validation]
+        train_rows = self._split(loaded.records)
         self.train_records = [loaded.records[i] for i in train_rows]
         limit, seed = self.config.train.max_length, self.config.train.seed
         self.examples, notices = render(self.train_records, self.tokenizer, limit, objective.scores)
@@ -205,6 +203,22 @@ class _Training:
         )  # where a loaded record stands among the training records
         place[train_rows] = np.arange(len(train_rows))
         self.rows = lambda epoch: examples_of(self.examples, place[loaded.epoch(train_rows, seed, epoch)])
+
+    def _split(self, records: list[Record]) -> Indices:
+        """Set self.held_out and return the numbers of the records to train on."""
+        from tunesmith.data import splits
+
+        validation, seed = self.config.validation, self.config.train.seed
+        if validation is not False and "path" in validation:
+            held_out, sentence = splits.from_files(records, validation)
+            rows, self.held_out = np.arange(len(records)), held_out.records
+        else:
+            rows, chosen, sentence = splits.split(
+                records, validation or None if validation is not False else False, seed
+            )
+            self.held_out = [records[i] for i in chosen]
+        self.notices.append(sentence)
+        return rows
 
     # -- with the folder open
 
@@ -221,13 +235,12 @@ class _Training:
             loop.resume(found)
             self._same_data(found)
         self._start(policy, loop.plan.steps, loop.progress.step if found else None)
+        self.progress = loop.progress
         if found is None or not (self.folder / "results.json").is_file():
             measure.before(self.folder / "results.json", *self._measure(policy))
         return self._finish(policy, loop.train())
 
     def _schedule(self) -> None:
-        from tunesmith.training.loop import count_steps
-
         lengths = self.examples.lengths
         validation_tokens = int(self.validation.lengths.sum()) if self.validation is not None else 0
         first = self.rows(0)
@@ -277,7 +290,6 @@ class _Training:
         return policy
 
     def _loop(self, policy: Any) -> Any:
-        from tunesmith.training.loop import Loop, Plan
         from tunesmith.training.optimizers import OPTIMIZERS
 
         train = self.config.train
@@ -356,7 +368,6 @@ class _Training:
         import torch
 
         from tunesmith.evaluation.report import write_report
-        from tunesmith.training.loop import peak_memory
 
         result = self._save_result(policy)
         metrics, samples = self._measure(policy)
@@ -390,8 +401,13 @@ class _Training:
         return result
 
     def _end(self, state: str, message: str) -> None:
+        """Close an unfinished run: its state, its last event, and a report of what there is."""
+        from tunesmith.evaluation.report import write_report
+
+        done = {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": round(self.progress.seconds, 3)}
         self.run.set_state(state, message=message)
-        self.run.emit("end", state=state, message=message)
+        self.run.emit("end", state=state, message=message, **done)
+        write_report(self.folder)
 
 
 def _attach(model: Any, adapter: dict[str, Any]) -> Any:

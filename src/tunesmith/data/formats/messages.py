@@ -1,4 +1,4 @@
-"""messages: OpenAI's chat form, a list of {"role", "content"} with tool calls, "tools", "train" or "weight" per turn."""
+"""messages: OpenAI's chat form, a list of {"role", "content"} tool calls, "tools", "train" or "weight" per turn."""
 
 from typing import Any
 
