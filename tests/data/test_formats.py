@@ -151,6 +151,8 @@ def test_sharegpt_with_functions():
 
 
 U = {"role": "user", "content": "x"}
+CALL = {"from": "function_call", "value": "look("}
+IMAGE = {"role": "user", "content": [{"type": "image"}]}
 
 
 @pytest.mark.parametrize(
@@ -169,10 +171,10 @@ U = {"role": "user", "content": "x"}
         ("messages", {"messages": [{"role": "asistant", "content": ""}]}, "messages[0].role", "bad_value", 'Did you mean "assistant"?'),
         ("messages", {"messages": [{**U, "train": True}]}, "messages[0].train", "bad_value", "only the assistant's"),
         ("messages", {"messages": [{**U, "weight": 2}]}, "messages[0].weight", "wrong_type", "expected 0 or 1"),
-        ("messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]", "unsupported_part", "image"),
+        ("messages", {"messages": [IMAGE]}, "messages[0].content[0]", "unsupported_part", "image"),
         ("sharegpt", {"conversations": [{"from": "humn", "value": "x"}]}, "conversations[0].from", "bad_value", 'Did you mean "human"?'),
         ("sharegpt", {"conversations": [{"from": "gpt"}]}, "conversations[0].value", "missing_field", "missing"),
-        ("sharegpt", {"conversations": [{"from": "function_call", "value": "look("}]}, "conversations[0].value", "wrong_type", "arguments"),
+        ("sharegpt", {"conversations": [CALL]}, "conversations[0].value", "wrong_type", "arguments"),
     ],
 )  # fmt: skip
 def test_mistakes(name, row, field, kind, sentence):

@@ -93,7 +93,7 @@ def test_columns(write):
     assert found(report) == [(2, "a", "missing_field")]
 
 
-def test_token_lengths_and_printing(write, tokenizer, tmp_path, monkeypatch):
+def test_token_lengths_and_printing(write, tokenizer, monkeypatch):
     import tunesmith.model.loading as loading
 
     monkeypatch.setattr(loading, "load_tokenizer", lambda source: (tokenizer, []))
@@ -117,7 +117,7 @@ def test_token_lengths_and_printing(write, tokenizer, tmp_path, monkeypatch):
     assert "3 rows, prompt_completion, 1 problem" in out.getvalue()
     assert 'field "completion" is missing' in out.getvalue()
     assert "2 examples, 14-16 long" in out.getvalue()
-    nothing = inspect(write("b.jsonl", [turns("user")]), "m")
+    nothing = inspect(write("b.jsonl", [{"prompt": "a", "completion": ""}]), "m")
     assert "nothing would be scored" in nothing["tokens"]["error"]
 
 

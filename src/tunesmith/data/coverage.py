@@ -30,7 +30,7 @@ def check(records: Sequence[Record], tokenizer: Any) -> list[str]:
     rows = ", ".join(str(records[i].origin.row) for i in hit[:5] if records[i].origin.file == first.file)
     said = (
         f"the model's vocabulary cannot spell {shown}{more}: {share:.2%} of all characters, in {len(hit):,} of "
-        f"{len(texts):,} rows ({len(hit) / len(texts):.0%}; {first.file}, rows {rows}{', …' if len(hit) > 5 else ''})"
+        f"{len(texts):,} rows ({len(hit) / len(texts):.0%}; {first.file}, row{'s' * (len(hit) > 1)} {rows}{', …' if len(hit) > 5 else ''})"
     )
     if share > MOST_LOST:
         raise InputError(

@@ -149,10 +149,11 @@ def token_lengths(records: list[Record], model: str) -> dict[str, Any]:
     from tunesmith.data.render import render
     from tunesmith.model.loading import load_tokenizer, resolve
 
-    tokenizer, notices = load_tokenizer(resolve(model))
+    source = resolve(model)
     try:
+        tokenizer, notices = load_tokenizer(source)
         examples, said = render(records, tokenizer)
-    except InputError as error:
+    except InputError as error:  # the rows are still worth telling about
         return {"model": model, "error": str(error)}
     lengths = examples.lengths
     p95 = int(np.percentile(lengths, 95, method="higher"))

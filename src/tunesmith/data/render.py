@@ -51,12 +51,14 @@ def render(
     """
     notices = coverage.check(records, tokenizer)
     counts = _Counts()
-    ends = end_tokens(tokenizer)
+    ends, (bos, eos) = end_tokens(tokenizer), edges(tokenizer)
     pieces: list[Piece] = []
     laid = _lay_all_out(records, tokenizer, ends, score, counts)
     for index, layout, ids, starts, stops in _tokenized(laid, tokenizer):
         if isinstance(records[index], Text) or score == "all":
-            pieces += _windows(index, framed(ids, records[index], tokenizer), max_length, records, counts)
+            if isinstance(records[index], Text):
+                ids = np.concatenate([bos, ids, eos])
+            pieces += _windows(index, ids, max_length, records, counts)
             continue
         scored, last = _mask(layout.spans, starts, stops)
         limit = max_length or len(ids)
@@ -127,14 +129,11 @@ def _mask(
     return scored, last
 
 
-def framed(ids: Ids, record: Record, tokenizer: Any) -> Ids:
-    """Return a text's ids between bos, where the tokenizer itself would add one, and eos; a Chat's as they are."""
-    if isinstance(record, Chat):
-        return ids
-    own = tokenizer("a").input_ids
-    bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and own[:1] == [tokenizer.bos_token_id] else []
-    eos = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    return np.concatenate([np.array(bos, np.int32), ids, np.array(eos, np.int32)])
+def edges(tokenizer: Any) -> tuple[Ids, Ids]:
+    """Return what stands before and after a plain text: bos, where the tokenizer itself would add one, and eos."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    first = [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
+    return np.array(first, np.int32), np.array([] if eos is None else [eos], np.int32)
 
 
 def _windows(index: int, ids: Ids, max_length: int | None, records: Sequence[Record], counts: _Counts) -> list[Piece]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tunesmith.data.layout import Layout, encode, end_tokens, lay_out, written
 from tunesmith.data.records import Chat, Record, Text
-from tunesmith.data.render import framed
+from tunesmith.data.render import edges
 from tunesmith.data.sources import load
 
 _STYLES = {
@@ -57,7 +57,8 @@ def explain(record: Record, tokenizer: Any) -> list[list[Token]]:
     """Return, for each example a record makes, its tokens with what is scored and why."""
     if isinstance(record, Text):
         ((ids, _, _),) = encode([record.text], tokenizer)
-        pieces = [tokenizer.decode([i]) for i in framed(ids, record, tokenizer).tolist()]
+        bos, eos = edges(tokenizer)
+        pieces = [tokenizer.decode([i]) for i in (*bos.tolist(), *ids.tolist(), *eos.tolist())]
         return [[Token(piece, i > 0, "text: scored" if i else _FIRST) for i, piece in enumerate(pieces)]]
     layouts = [written(record, layout) for layout in lay_out(record, tokenizer, end_tokens(tokenizer))]
     out = []

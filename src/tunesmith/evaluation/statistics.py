@@ -21,7 +21,9 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     center = p + z2 / (2 * n)
     half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     scale = 1 + z2 / n
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+    low = 0.0 if successes == 0 else (center - half) / scale  # exactly so, but for rounding
+    high = 1.0 if successes == n else (center + half) / scale
+    return low, high
 
 
 def bootstrap_ratios(numerators: Floats, denominators: Floats, seed: int = 0, resamples: int = RESAMPLES) -> Floats:

@@ -159,13 +159,13 @@ def _on_cpu(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -
     short = tuple(g for g in segments.groups if g.length <= LONG)
     long = [g for g in segments.groups if g.length > LONG]
     if not long:
-        return _Grouped.apply(q, k, v, short, scale)  # type: ignore[no-any-return, no-untyped-call]
+        return _Grouped.apply(q, k, v, short, scale)  # type: ignore[no-any-return]
     # Segments are sorted longest first, so the long ones are a prefix of the batch.
     parts = [_stock(q, k, v, g, scale) for g in long]
     if short:
         cut = long[-1].stop
         moved = tuple(Group(g.start - cut, g.stop - cut, g.count, g.length, g.take, g.gather) for g in short)
-        parts.append(_Grouped.apply(q[cut:], k[cut:], v[cut:], moved, scale))  # type: ignore[no-untyped-call]
+        parts.append(_Grouped.apply(q[cut:], k[cut:], v[cut:], moved, scale))
     return torch.cat(parts)
 
 

@@ -14,8 +14,8 @@ def pick(scores: "Tensor", u: "Tensor") -> "Tensor":
 
     A row's draw depends on its own u alone, so how rows are batched changes nothing. A score of -inf is never drawn.
     """
-    cumulative = scores.double().softmax(-1).cumsum(-1)
-    return (cumulative <= u[:, None] * cumulative[:, -1:]).sum(-1)
+    cumulative = scores.to(u.dtype).softmax(-1).cumsum(-1)
+    return (cumulative <= u[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=scores.shape[-1] - 1)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -6,7 +6,8 @@ prompts, so the batch size changes no answer.
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tunesmith.model.decoding import Pieces, cut_at_stop, decode, end_tokens, pi
 if TYPE_CHECKING:
     from torch import Tensor
 
+TINY = 10_000_000  # parameters up to which one CPU thread generates best
 BATCH_TOKENS = 16_384  # prompt and answer tokens of a batch, padding included: what its KV cache must hold
 OnToken = Callable[[int, int], bool | None]
 
@@ -78,19 +80,34 @@ def generate(
     ends = end_tokens(model, tokenizer)
     batches = _plan([len(p) for p in prompts], max_new_tokens, context_length(model), batch_size)
     answers = [""] * len(prompts)
-    training = model.training
-    model.eval()
-    try:
+    with _generating(model):
         for batch in batches:
             processors = _Processors(temperature, top_p, top_k, repetition_penalty, seed)
             watch = _Watch(tokenizer, batch, stop, set(ends), on_token)
             answered = _run(model, tokenizer, prompts, batch, ends, processors, watch)
             for row, ids in zip(batch.rows, answered, strict=True):
                 answers[row] = cut_at_stop(decode(tokenizer, _until_end(ids, ends)), stop)[0]
+    return answers
+
+
+@contextmanager
+def _generating(model: Any) -> Iterator[None]:
+    """Within it the model is in eval mode, and a tiny one on a CPU runs in one thread: its steps are too short to share.
+
+    Where other programs keep the cores busy, two threads that wait for each other at every operation took ten times as long.
+    """
+    import torch
+
+    training, threads = model.training, torch.get_num_threads()
+    model.eval()
+    if model.device.type == "cpu" and sum(p.numel() for p in model.parameters()) <= TINY:
+        torch.set_num_threads(1)
+    try:
+        yield
     finally:
+        torch.set_num_threads(threads)
         if training:
             model.train()
-    return answers
 
 
 def stream(
@@ -269,7 +286,8 @@ class _Processors:
         table = np.stack([np.random.default_rng([self.seed, row]).random(batch.limit) for row in batch.rows])
 
         def draw(input_ids: "Tensor", scores: "Tensor") -> "Tensor":
-            u = torch.from_numpy(table[:, input_ids.shape[1] - width].copy()).to(scores.device)
+            wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+            u = torch.from_numpy(table[:, input_ids.shape[1] - width].copy()).to(wide).to(scores.device)
             return torch.full_like(scores, -torch.inf).scatter_(1, pick(scores, u)[:, None], 0.0)
 
         return draw

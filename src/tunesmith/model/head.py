@@ -16,7 +16,7 @@ KEEP = 256 * 2**20  # bytes of residuals worth keeping instead of computing the 
 def target_logps(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
     """Return log p(target) in float32 (float64 for float64 input), (N,); hidden (N,H), weight (V,H), targets (N,)."""
     function = _TrainedHead if weight.requires_grad else _FrozenHead
-    return function.apply(hidden, weight, targets, softcap)  # type: ignore[no-any-return, no-untyped-call]
+    return function.apply(hidden, weight, targets, softcap)  # type: ignore[no-any-return]
 
 
 def _chunk_rows(vocabulary: int, on_cpu: bool) -> int:

@@ -64,4 +64,4 @@ def _forward(layer: Any, name: str, x: Tensor, *args: Any, **kwargs: Any) -> Ten
         return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
     base = layer.base_layer
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return _FusedLora.apply(x, base.weight, base.bias, a, b, layer.scaling[name])  # type: ignore[no-any-return, no-untyped-call]
+    return _FusedLora.apply(x, base.weight, base.bias, a, b, layer.scaling[name])  # type: ignore[no-any-return]

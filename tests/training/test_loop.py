@@ -1,0 +1,181 @@
+"""The loop: micro-batches, packing and resuming never change the mathematics; a guard and a signal end it as they say."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_examples, tiny_model
+
+from tunesmith.errors import GuardStop
+from tunesmith.model.policy import make_policy
+from tunesmith.run import open_run
+from tunesmith.training import checkpoint
+from tunesmith.training.loop import Interrupted, Loop, Plan
+from tunesmith.training.objectives import sft
+from tunesmith.training.optimizers import adamw
+
+EXAMPLES = random_examples(n=40, low=3, high=20)
+
+
+def make_loop(folder, run, dtype=torch.float32, loss=sft.loss, evaluate=dict, learning_rate=1e-2, dropout=0.0, **changes):
+    plan = Plan(
+        **{
+            "steps": 10,
+            "tokens_per_step": None,
+            "batch_size": 8,
+            "microbatch_tokens": 10_000,
+            "learning_rate": learning_rate,
+            "schedule": "cosine",
+            "warmup": 2,
+            "clip_norm": 1.0,
+            "seed": 0,
+            "evaluate_every": 100,
+            "checkpoint_every": 100,
+            "keep_last": 2,
+            "early_stopping": None,
+            **changes,
+        }
+    )
+    model = tiny_model("llama", dtype)
+    if dropout:
+        from tunesmith.model.adapters.lora import attach
+
+        torch.manual_seed(5)
+        model = attach(model, r=4, dropout=dropout)
+    policy, _ = make_policy(model)
+    optimizer = lambda masters: adamw(masters, learning_rate=learning_rate, weight_decay=0.1)  # noqa: E731
+    return Loop(run, policy, loss, EXAMPLES, lambda _: np.arange(len(EXAMPLES)), plan, optimizer, evaluate, "data")
+
+
+def weights(loop):
+    return {n: p.detach().clone() for n, p in loop.policy.named_parameters() if p.requires_grad}
+
+
+def trained(tmp_path, name, **changes):
+    with open_run(tmp_path / name) as run:
+        loop = make_loop(tmp_path, run, **changes)
+        loop.train()
+    return weights(loop)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_microbatches_1x8_8x1_4x2_are_the_same_training(tmp_path, dtype, bound):
+    """After 10 steps (with clipping, decay, warm-up) the weights agree; capacity 1 puts every row alone, 40 about two together."""
+    whole = trained(tmp_path, "1x8", dtype=dtype)
+    for name, capacity in (("8x1", 1), ("4x2", 40)):
+        other = trained(tmp_path, name, dtype=dtype, microbatch_tokens=capacity)
+        for key, value in whole.items():
+            assert (value - other[key]).abs().max() <= bound, (name, key)
+
+
+def test_a_step_equals_plain_torch(tmp_path):
+    """Ten steps by the definition: mean loss over the step's scored tokens, clip, AdamW, warm-up then cosine."""
+    import math
+
+    from tunesmith.model.policy import Policy
+    from tunesmith.training.batch import collate, epoch_order
+
+    got = trained(tmp_path, "ours", dtype=torch.float64)
+    model = tiny_model("llama", torch.float64)
+    policy = Policy(model, flat=False)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}])
+    orders = [epoch_order(40, 0, epoch) for epoch in range(2)]
+    for step in range(10):
+        rate = 1e-2 * ((step + 1) / 2 if step < 2 else 0.5 * (1 + math.cos(math.pi * (step - 2) / 8)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = collate(EXAMPLES, orders[step // 5][8 * (step % 5) : 8 * (step % 5) + 8])
+        optimizer.zero_grad()
+        (-policy(batch).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    for name, p in model.named_parameters():
+        assert (p - got[f"model.{name}"]).abs().max() <= 1e-10, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stop_after", [1, 6, 9])
+def test_a_resumed_run_is_bit_equal(tmp_path, dtype, stop_after):
+    """Saved after some step (with LoRA dropout, accumulation, two epochs) and continued in a new process's stead: the same bits."""
+    options = {"dtype": dtype, "dropout": 0.2, "microbatch_tokens": 30, "checkpoint_every": stop_after}
+    whole = trained(tmp_path, "whole", **options)
+    with open_run(tmp_path / "parts") as run:
+        loop = make_loop(tmp_path, run, **options)
+        loop.plan = Plan(**{**vars(loop.plan), "steps": 10})
+        stop = loop.save
+
+        def save_and_die():
+            stop()
+            raise KeyboardInterrupt
+
+        loop.save = save_and_die
+        with pytest.raises(KeyboardInterrupt):
+            loop.train()
+    torch.manual_seed(999)
+    with open_run(tmp_path / "parts") as run:
+        loop = make_loop(tmp_path, run, **options)
+        path, notices = checkpoint.newest_whole(tmp_path / "parts" / "checkpoints")
+        assert path.name == f"step-{stop_after}"
+        assert notices == []
+        loop.resume(path)
+        assert loop.progress.step == stop_after
+        loop.train()
+    resumed = weights(loop)
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    """The guard names the step; the checkpoint before it stays whole."""
+    calls = []
+
+    def loss(logps, w):
+        calls.append(1)
+        return sft.loss(logps, w) * (float("nan") if len(calls) == 4 else 1.0)
+
+    with open_run(tmp_path / "run") as run:
+        loop = make_loop(tmp_path, run, loss=loss, checkpoint_every=1)
+        with pytest.raises(GuardStop, match="step 4: the loss is no finite number"):
+            loop.train()
+    path, notices = checkpoint.newest_whole(tmp_path / "run" / "checkpoints")
+    assert path.name == "step-3"
+    assert notices == []
+    steps = [json.loads(x) for x in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [e["loss"] is None for e in steps if e["event"] == "step"] == [False, False, False, True]
+
+
+def test_a_signal_leaves_a_whole_checkpoint(tmp_path):
+    def loss(logps, w):
+        signal.raise_signal(signal.SIGTERM)
+        return sft.loss(logps, w)
+
+    with open_run(tmp_path / "run") as run:
+        loop = make_loop(tmp_path, run, loss=loss)
+        with pytest.raises(Interrupted) as stopped:
+            loop.train()
+    assert stopped.value.number == signal.SIGTERM
+    path, _ = checkpoint.newest_whole(tmp_path / "run" / "checkpoints")
+    assert path.name == "step-1"
+
+
+def test_early_stopping_gives_the_best_weights(tmp_path):
+    """The validation loss is best at step 4; two worse evaluations later the run ends with step 4's weights."""
+    losses = iter([5.0, 3.0, 1.0, 2.0, 2.5, 9.0])
+    kept = {}
+
+    def evaluate():
+        value = next(losses)
+        if value == 1.0:
+            kept.update(weights(loop))
+        return {"validation_loss": {"value": value, "n": 1, "low": value, "high": value}}
+
+    with open_run(tmp_path / "run") as run:
+        loop = make_loop(tmp_path, run, evaluate=evaluate, evaluate_every=2, early_stopping=2)
+        progress = loop.train()
+    assert progress.step == 8
+    assert progress.best_step == 4
+    assert progress.metrics["validation_loss"]["value"] == 1.0
+    assert all(torch.equal(value, kept[key]) for key, value in weights(loop).items())
