@@ -46,11 +46,11 @@ def demo(
     as_json: JSON = False,
 ) -> None:
     """Fine-tune the built-in model end to end: answers before and after, a report, a chat."""
-    from tunesmith.demo import run_demo
+    from tunesmith.demo import run_demo, show_demo
 
     with _progress() as progress:
         result = run_demo(output, (progress,))
-    _print(result, as_json, _show_trained)
+    _print(result, as_json, lambda r: show_demo(r, _console()))
 
 
 @app.command()
@@ -206,6 +206,8 @@ def _console() -> Any:
 
 
 def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    for notice in result.pop("notices", []):
+        print(f"Note: {notice}", file=sys.stderr)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:

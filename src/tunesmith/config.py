@@ -152,7 +152,7 @@ def _check_combinations(config: RunConfig, where: str) -> None:
         named(config.adapter, "model.adapters", "attach", "adapter", where)
     named(config.objective, "training.objectives", "loss", "objective", where, skip=("logps", "weights"))
     for i, metric in enumerate(config.evaluate):
-        named(metric, "evaluation.metrics", None, f"evaluate[{i}]", where)
+        named(metric, "evaluation.metrics", "score", f"evaluate[{i}]", where, skip=("item",))
 
 
 def named(

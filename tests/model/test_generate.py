@@ -16,7 +16,7 @@ from transformers import (
 
 from tunesmith.errors import InputError
 from tunesmith.model import generate as module
-from tunesmith.model.decoding import Pieces, cut_at_stop, end_tokens, held_back, pick, turn_end
+from tunesmith.model.decoding import Batch, Pieces, Processors, cut_at_stop, end_tokens, held_back, pick, turn_end
 from tunesmith.model.generate import encode_prompts, generate, stream
 
 CHATML = (
@@ -158,12 +158,12 @@ def test_pick_inverts_the_cumulative_distribution():
 
 def test_sampled_frequencies_follow_the_temperature(tokenizer):
     """With scores log 1, log 2, log 4 at temperature 0.5 the odds are 1 : 4 : 16; top-k 2 leaves 4 : 16."""
-    chain = module._Processors(0.5, 1.0, 0, 1.0, seed=0).build(module._Batch(list(range(4000)), 1), None, 0)
+    chain = Processors(0.5, 1.0, 0, 1.0, seed=0).build(Batch(list(range(4000)), 1), None, 0)
     scores = torch.tensor([1.0, 2.0, 4.0]).log().repeat(4000, 1)
     ids = torch.zeros(4000, 0, dtype=torch.long)
     share = chain(ids, scores.clone()).argmax(-1).bincount(minlength=3) / 4000
     assert share.tolist() == pytest.approx([1 / 21, 4 / 21, 16 / 21], abs=0.02)
-    chain = module._Processors(0.5, 1.0, 2, 1.0, seed=0).build(module._Batch(list(range(4000)), 1), None, 0)
+    chain = Processors(0.5, 1.0, 2, 1.0, seed=0).build(Batch(list(range(4000)), 1), None, 0)
     share = chain(ids, scores.clone()).argmax(-1).bincount(minlength=3) / 4000
     assert share.tolist() == pytest.approx([0, 0.2, 0.8], abs=0.02)
 

@@ -29,7 +29,8 @@ def test_lists_are_in_order():
         for line in corpus.order(rng).split("\n"):
             if match := re.search(r"From A to Z(?::| they are| we say) (.*)\.$", line):
                 words = re.split(r",? ", match[1])
-                assert words == sorted(words) and len(words) >= 2
+                assert words == sorted(words)
+                assert len(words) >= 2
 
 
 def test_notes_are_json_of_what_was_said():
@@ -49,6 +50,8 @@ def test_described_has_as_many_words_as_asked():
 
 def test_no_request_and_no_chat_mark_is_in_the_text():
     text = "\n".join(DOCUMENTS)
-    assert "<|" not in text and "assistant" not in text.lower() and "tool_call" not in text
+    assert "<|" not in text
+    assert "assistant" not in text.lower()
+    assert "tool_call" not in text
     for row in rows(5, 300, held=True):
         assert row["messages"][-2]["content"] not in text

@@ -22,7 +22,9 @@ def prompt(row):
 
 
 def test_same_seed_same_bytes_and_another_seed_other_rows(tmp_path):
-    one, two, other = (write_data(tmp_path / n, seed=s, n_train=300, n_heldout=40) for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    one, two, other = (
+        write_data(tmp_path / n, seed=s, n_train=300, n_heldout=40) for n, s in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert all(one[n].read_bytes() == two[n].read_bytes() for n in one)
     assert all(one[n].read_bytes() != other[n].read_bytes() for n in one)
 
@@ -49,7 +51,8 @@ def test_another_seed_keeps_the_split(sets):
 
 def test_families_are_ten_and_even(sets):
     counts = {name: sum(r["category"] == name for r in sets["heldout"]) for name in FAMILIES}
-    assert len(counts) == 10 and set(counts.values()) == {25}
+    assert len(counts) == 10
+    assert set(counts.values()) == {25}
     assert {"chat", *FAMILIES} == {r["category"] for r in sets["train"]}
 
 
@@ -65,7 +68,8 @@ def test_tools_are_in_openai_form(sets):
 def test_chats_have_a_system_message_and_several_turns(sets):
     for row in sets["chats"]:
         roles = [m["role"] for m in row["messages"]]
-        assert roles[0] == "system" and len(roles) >= 5
+        assert roles[0] == "system"
+        assert len(roles) >= 5
         assert roles[1:] == ["user", "assistant"] * (len(roles) // 2)
 
 

@@ -68,7 +68,10 @@ def explain(record: Record, tokenizer: Any) -> list[list[Token]]:
         tokens = []
         for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
             scored, reason = _reason(record, layout, turns, start, stop, i == 0)
-            tokens.append(Token(tokenizer.decode([int(ids[i])]), scored, reason))
+            piece = tokenizer.decode([int(ids[i])])
+            if layout.text[start] == " " and not piece.startswith(" "):
+                piece = " " + piece  # some tokenizers drop a first space when they decode a token alone
+            tokens.append(Token(piece, scored, reason))
         _mark_ends(tokens, layout, starts.tolist(), stops.tolist())
         out.append(tokens)
     return out

@@ -72,16 +72,13 @@ class _Grouped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: tuple[Group, ...], scale: float) -> Tensor:
-        out = torch.empty(q.shape, dtype=q.dtype)
+        out, scaled = torch.empty(q.shape, dtype=q.dtype), q * scale
         kept: list[Tensor] = []
         for g in groups:
-            qg, kg, vg = (_spread(x, g, k.shape[1]) for x in (q, k, v))
+            qg, kg, vg = (_spread(x, g, k.shape[1]) for x in (scaled, k, v))
             scores = torch.bmm(qg, kg.transpose(1, 2)).view(-1, qg.shape[1] // g.length, g.length, g.length)
-            scores = scores.to(_wide(q.dtype)).mul_(
-                scale
-            )  # the softmax is taken in fp32 even where the products are bf16
-            scores.masked_fill_(_future(g.length), float("-inf"))
-            p = torch.softmax(scores, dim=-1).to(q.dtype).view(-1, qg.shape[1], g.length)
+            # torch's bf16 softmax computes in fp32 and rounds once, and so does its backward: casts would only cost passes
+            p = torch.softmax(scores.masked_fill_(_future(g.length), float("-inf")), dim=-1).view(-1, qg.shape[1], g.length)
             out[g.start : g.stop] = _collect(torch.bmm(p, vg), g, q.shape[1])
             kept += [qg, kg, vg, p]
         ctx.save_for_backward(*kept)
@@ -99,20 +96,10 @@ class _Grouped(torch.autograd.Function):
             qg, kg, vg, p = kept[4 * i : 4 * i + 4]
             dog = _spread(d_out, g, k_shape[1], zero=True)
             dv[g.start : g.stop] = _collect(torch.bmm(p.transpose(1, 2), dog), g, k_shape[1])
-            ds = _softmax_backward(torch.bmm(dog, vg.transpose(1, 2)), p)
+            ds = torch._softmax_backward_data(torch.bmm(dog, vg.transpose(1, 2)), p, -1, p.dtype)
             dq[g.start : g.stop] = _collect(torch.bmm(ds, kg), g, q_shape[1]).mul_(ctx.scale)
-            dk[g.start : g.stop] = _collect(torch.bmm(ds.transpose(1, 2), qg), g, k_shape[1]).mul_(ctx.scale)
+            dk[g.start : g.stop] = _collect(torch.bmm(ds.transpose(1, 2), qg), g, k_shape[1])  # qg carries the scale
         return dq, dk, dv, None, None
-
-
-def _softmax_backward(dp: Tensor, p: Tensor) -> Tensor:
-    """d scores = p (dp - sum(p dp)), sums in fp32."""
-    wide = _wide(p.dtype)
-    return torch._softmax_backward_data(dp.to(wide), p.to(wide), -1, wide).to(p.dtype)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _future(length: int) -> Tensor:

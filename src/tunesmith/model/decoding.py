@@ -1,12 +1,24 @@
 """The small parts of text generation: choosing a token, finding where an answer ends, turning tokens into text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MARK = "tunesmithmark"
+OnToken = Callable[[int, int], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that run together: their places among all prompts, and how many new tokens each may have."""
+
+    rows: list[int]
+    limit: int
 
 
 def pick(scores: "Tensor", u: "Tensor") -> "Tensor":
@@ -98,3 +110,68 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     listed = configured if isinstance(configured, list) else [configured]
     known = [tokenizer.eos_token_id, *listed, turn_end(tokenizer) if tokenizer.chat_template else None]
     return sorted({int(t) for t in known if t is not None})
+
+
+class Processors:
+    """What turns a step's scores into the next token. The last processor leaves only the drawn token standing, which
+    transformers' greedy loop then takes."""
+
+    def __init__(self, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int) -> None:
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+        self.repetition_penalty, self.seed = repetition_penalty, seed
+
+    def build(self, batch: Batch, pads: "Tensor", width: int) -> Any:
+        """Return transformers' LogitsProcessorList for a batch of left-padded prompts (pads (B,), width columns)."""
+        import transformers as t
+
+        chain = t.LogitsProcessorList()
+        if self.repetition_penalty != 1.0:
+            # Seen are the prompt and the answer so far; the positions to ignore are the padding's
+            chain.append(t.RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty), prompt_ignore_length=pads))
+        if self.temperature > 0:
+            chain.append(t.TemperatureLogitsWarper(float(self.temperature)))
+            if self.top_k:
+                chain.append(t.TopKLogitsWarper(self.top_k))
+            if self.top_p < 1:
+                chain.append(t.TopPLogitsWarper(self.top_p))
+            chain.append(self._draw(batch, width))
+        return chain
+
+    def _draw(self, batch: Batch, width: int) -> Any:
+        import torch
+
+        table = np.stack([np.random.default_rng([self.seed, row]).random(batch.limit) for row in batch.rows])
+
+        def draw(input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+            wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+            u = torch.from_numpy(table[:, input_ids.shape[1] - width].copy()).to(wide).to(scores.device)
+            return torch.full_like(scores, -torch.inf).scatter_(1, pick(scores, u)[:, None], 0.0)
+
+        return draw
+
+
+class Watch:
+    """A stopping criterion per row: a stop string came, or the listener, who hears every new token, had enough."""
+
+    def __init__(
+        self, tokenizer: Any, batch: Batch, stop: Sequence[str], ends: set[int], on_token: OnToken | None
+    ) -> None:
+        self.tokenizer, self.batch, self.stop, self.ends, self.on_token = tokenizer, batch, stop, ends, on_token
+        # A token is at least one byte, bar a few that are empty: so many hold any stop string that just came to its end
+        self.tail = max((len(s.encode()) for s in stop), default=0) + 8
+        self.done = [False] * len(batch.rows)
+        self.prompt_width = 0
+
+    def __call__(self, input_ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
+        import torch
+
+        if self.stop or self.on_token:
+            new = input_ids[:, self.prompt_width :][:, -self.tail :].tolist()
+            for i, ids in enumerate(new):
+                if not self.done[i]:
+                    self.done[i] = ids[-1] in self.ends or self._enough(self.batch.rows[i], ids)
+        return torch.tensor(self.done, device=input_ids.device)
+
+    def _enough(self, row: int, ids: list[int]) -> bool:
+        heard = self.on_token is not None and bool(self.on_token(row, ids[-1]))
+        return heard or (bool(self.stop) and cut_at_stop(decode(self.tokenizer, ids), self.stop)[1])

@@ -6,28 +6,15 @@ prompts, so the batch size changes no answer.
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from tunesmith.errors import InputError
-from tunesmith.model.decoding import Pieces, cut_at_stop, decode, end_tokens, pick
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from tunesmith.model.decoding import Batch, OnToken, Pieces, Processors, Watch, cut_at_stop, decode, end_tokens
 
 TINY = 10_000_000  # parameters up to which one CPU thread generates best
 BATCH_TOKENS = 16_384  # prompt and answer tokens of a batch, padding included: what its KV cache must hold
-OnToken = Callable[[int, int], bool | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    rows: list[int]
-    limit: int  # new tokens
 
 
 def encode_prompts(
@@ -82,8 +69,8 @@ def generate(
     answers = [""] * len(prompts)
     with _generating(model):
         for batch in batches:
-            processors = _Processors(temperature, top_p, top_k, repetition_penalty, seed)
-            watch = _Watch(tokenizer, batch, stop, set(ends), on_token)
+            processors = Processors(temperature, top_p, top_k, repetition_penalty, seed)
+            watch = Watch(tokenizer, batch, stop, set(ends), on_token)
             answered = _run(model, tokenizer, prompts, batch, ends, processors, watch)
             for row, ids in zip(batch.rows, answered, strict=True):
                 answers[row] = cut_at_stop(decode(tokenizer, _until_end(ids, ends)), stop)[0]
@@ -184,7 +171,7 @@ def check_sampling(
             raise InputError(f"{name} is {value}; it must be {wanted}.")
 
 
-def _plan(lengths: list[int], max_new_tokens: int, context: int | None, batch_size: int | None) -> list[_Batch]:
+def _plan(lengths: list[int], max_new_tokens: int, context: int | None, batch_size: int | None) -> list[Batch]:
     """Sort prompts by length into batches of at most BATCH_TOKENS; those near the context's end among themselves,
     so that none is cut for another's sake."""
     limits = []
@@ -197,14 +184,14 @@ def _plan(lengths: list[int], max_new_tokens: int, context: int | None, batch_si
         if length == 0:
             raise InputError(f"prompt {number} is empty.")
         limits.append(min(room, max_new_tokens))
-    batches: list[_Batch] = []
+    batches: list[Batch] = []
     for row in sorted(range(len(lengths)), key=lambda i: (limits[i], lengths[i])):
         last = batches[-1] if batches else None
         most = batch_size or max(1, BATCH_TOKENS // (lengths[row] + limits[row]))
         if last and last.limit == limits[row] and len(last.rows) < most:
             last.rows.append(row)
         else:
-            batches.append(_Batch([row], limits[row]))
+            batches.append(Batch([row], limits[row]))
     return batches
 
 
@@ -212,10 +199,10 @@ def _run(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
-    batch: _Batch,
+    batch: Batch,
     ends: list[int],
-    processors: "_Processors",
-    watch: "_Watch",
+    processors: Processors,
+    watch: Watch,
 ) -> list[list[int]]:
     """Return the new tokens of a batch, row by row (finished rows go on as padding)."""
     import torch
@@ -253,68 +240,3 @@ def _run(
 
 def _until_end(ids: list[int], ends: list[int]) -> list[int]:
     return next((ids[:i] for i, t in enumerate(ids) if t in ends), ids)
-
-
-class _Processors:
-    """What turns a step's scores into the next token. The last processor leaves only the drawn token standing, which
-    transformers' greedy loop then takes."""
-
-    def __init__(self, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int) -> None:
-        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
-        self.repetition_penalty, self.seed = repetition_penalty, seed
-
-    def build(self, batch: _Batch, pads: "Tensor", width: int) -> Any:
-        """Return transformers' LogitsProcessorList for a batch of left-padded prompts (pads (B,), width columns)."""
-        import transformers as t
-
-        chain = t.LogitsProcessorList()
-        if self.repetition_penalty != 1.0:
-            # Seen are the prompt and the answer so far; the positions to ignore are the padding's
-            chain.append(t.RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty), prompt_ignore_length=pads))
-        if self.temperature > 0:
-            chain.append(t.TemperatureLogitsWarper(float(self.temperature)))
-            if self.top_k:
-                chain.append(t.TopKLogitsWarper(self.top_k))
-            if self.top_p < 1:
-                chain.append(t.TopPLogitsWarper(self.top_p))
-            chain.append(self._draw(batch, width))
-        return chain
-
-    def _draw(self, batch: _Batch, width: int) -> Any:
-        import torch
-
-        table = np.stack([np.random.default_rng([self.seed, row]).random(batch.limit) for row in batch.rows])
-
-        def draw(input_ids: "Tensor", scores: "Tensor") -> "Tensor":
-            wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which Apple's GPUs lack
-            u = torch.from_numpy(table[:, input_ids.shape[1] - width].copy()).to(wide).to(scores.device)
-            return torch.full_like(scores, -torch.inf).scatter_(1, pick(scores, u)[:, None], 0.0)
-
-        return draw
-
-
-class _Watch:
-    """A stopping criterion per row: a stop string came, or the listener, who hears every new token, had enough."""
-
-    def __init__(
-        self, tokenizer: Any, batch: _Batch, stop: Sequence[str], ends: set[int], on_token: OnToken | None
-    ) -> None:
-        self.tokenizer, self.batch, self.stop, self.ends, self.on_token = tokenizer, batch, stop, ends, on_token
-        # A token is at least one byte, bar a few that are empty: so many hold any stop string that just came to its end
-        self.tail = max((len(s.encode()) for s in stop), default=0) + 8
-        self.done = [False] * len(batch.rows)
-        self.prompt_width = 0
-
-    def __call__(self, input_ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
-        import torch
-
-        if self.stop or self.on_token:
-            new = input_ids[:, self.prompt_width :][:, -self.tail :].tolist()
-            for i, ids in enumerate(new):
-                if not self.done[i]:
-                    self.done[i] = ids[-1] in self.ends or self._enough(self.batch.rows[i], ids)
-        return torch.tensor(self.done, device=input_ids.device)
-
-    def _enough(self, row: int, ids: list[int]) -> bool:
-        heard = self.on_token is not None and bool(self.on_token(row, ids[-1]))
-        return heard or (bool(self.stop) and cut_at_stop(decode(self.tokenizer, ids), self.stop)[1])

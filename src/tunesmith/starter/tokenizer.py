@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-VOCABULARY = 2560
+VOCABULARY = 2304
 PAD, END, TURN_START, TURN_END = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-SPECIAL = [PAD, END, TURN_START, TURN_END, "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
+SPECIAL = [PAD, END, TURN_START, TURN_END]
+MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]  # one token each, but part of what is said
 
 # Words keep the space before them, digits stand alone: the split of GPT-4's family with single digits.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -36,7 +37,8 @@ Tools:
 {% if message['content'] %}{{ message['content'] }}{% endif -%}
 {%- for call in (message['tool_calls'] or []) -%}
 {%- set f = call['function'] if call['function'] is defined else call -%}
-<tool_call>{"name": "{{ f['name'] }}", "arguments": {{ f['arguments'] if f['arguments'] is string else f['arguments'] | tojson }}}</tool_call>
+{%- set arguments = f['arguments'] if f['arguments'] is string else f['arguments'] | tojson -%}
+<tool_call>{"name": "{{ f['name'] }}", "arguments": {{ arguments }}}</tool_call>
 {%- endfor -%}
 <|im_end|>
 {% elif message['role'] == 'tool' -%}
@@ -55,7 +57,7 @@ Tools:
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     """Return a transformers tokenizer (at most `vocabulary` tokens, special ones first) trained on the texts."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
@@ -65,12 +67,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     ])  # fmt: skip
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary - len(MARKS),
         special_tokens=SPECIAL,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+    bpe.add_tokens([AddedToken(mark, normalized=False) for mark in MARKS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token=PAD, eos_token=END, additional_special_tokens=SPECIAL[2:4],
         model_max_length=512, clean_up_tokenization_spaces=False,

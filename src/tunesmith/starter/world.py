@@ -41,8 +41,8 @@ FOODS = _of(
 COLORS = _of("red blue green yellow black white brown pink gray purple")
 JOBS = _of("baker doctor teacher farmer sailor painter singer driver cook nurse pilot tailor")
 TOOLS_OF = {
-    "baker": "oven", "doctor": "needle", "teacher": "book", "farmer": "bucket", "sailor": "rope", "painter": "brush", "singer": "song", "driver": "car",
-    "cook": "spoon", "nurse": "blanket", "pilot": "plane", "tailor": "button",
+    "baker": "oven", "doctor": "needle", "teacher": "book", "farmer": "bucket", "sailor": "rope", "painter": "brush",
+    "singer": "song", "driver": "car", "cook": "spoon", "nurse": "blanket", "pilot": "plane", "tailor": "button",
 }  # fmt: skip
 SONGS = _of("Sunrise Moonlight River Winter Summer Freedom Thunder Rainbow Starlight Harvest Autumn Wonder")
 WEEK = _of("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
