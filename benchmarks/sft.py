@@ -73,7 +73,7 @@ def run_tunesmith(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(
-            Run(Path(folder)), policy, sft.loss, examples, np.arange(len(rows)), plan,
+            Run(Path(folder)), policy, sft.loss, examples, lambda _: np.arange(len(rows)), plan,
             lambda masters: adamw(masters, learning_rate=1e-4), dict, "",
         )  # fmt: skip
         loop.save = lambda: None  # type: ignore[method-assign]  # checkpoints are not what is measured
@@ -108,7 +108,7 @@ def run_trl(
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             output_dir=folder, max_steps=steps, save_strategy="no", report_to="none", logging_steps=1, disable_tqdm=True,
-            completion_only_loss=True, **options,
+            completion_only_loss=True, use_cpu=not torch.cuda.is_available(), **options,
         )  # fmt: skip
         # tuned: weights in bf16, as one would load them by hand; defaults: the path, TRL's own loading
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16) if tuned else model_dir

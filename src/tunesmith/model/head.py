@@ -20,8 +20,9 @@ def target_logps(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float
 
 
 def _chunk_rows(vocabulary: int, on_cpu: bool) -> int:
-    # CPU: a chunk's fp32 logits stay near the last-level cache; GPU: enough rows to fill the device.
-    return max(16, (2**22 if on_cpu else 2**28) // vocabulary)
+    # CPU: a chunk's fp32 logits of 2 MB stay in a core's cache (measured: 64 rows at V = 49k, 256 at 2k are fastest, 20-30% before
+    # 512 and more); GPU: enough rows to fill the device.
+    return max(64, 2**19 // vocabulary) if on_cpu else max(256, 2**28 // vocabulary)
 
 
 def _residual(h: Tensor, weight: Tensor, y: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
