@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint test-slow bench starter clean
+.PHONY: demo test lint test-slow clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tunesmith demo

@@ -1,6 +1,9 @@
-"""What the tests share: tiny random models, examples drawn from a seed, and the place of the optional shared material."""
+"""What the tests share: a tiny model's folder, rows, the command line, and the place of the optional shared material."""
 
+import json
 import os
+import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -8,9 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
-import torch
 
-from tunesmith.data.records import Examples, Origin
+from builders import tiny_model
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 
@@ -23,46 +25,75 @@ def shared() -> Path:
     return SHARED
 
 
-def tiny_config(family: str, **changes):
-    """Return a two-layer transformers config of a family."""
-    from transformers import LlamaConfig, Qwen3Config
-
-    common = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-    }
-    if family == "qwen3":
-        return Qwen3Config(**{**common, "head_dim": 8, **changes})
-    return LlamaConfig(**{**common, **changes})
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
-def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """Return a tiny random causal LM with weights large enough that its log-probs differ from uniform."""
-    from transformers import AutoModelForCausalLM
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A folder with a tiny random Llama, and a tokenizer of bytes with a chat template; about 0.1 MB."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes)).to(dtype)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim > 1:
-                p.mul_(5)
-    return model
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(t, special=True) for t in ("<eos>", "<pad>", "<|im_start|>", "<|im_end|>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>")
+    tokenizer.chat_template = CHATML
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model("llama", vocab_size=260, bos_token_id=None, eos_token_id=256).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
-def random_examples(
-    n: int = 8, low: int = 3, high: int = 30, vocabulary: int = 97, scored: float = 0.5, seed: int = 0
-) -> Examples:
-    """Return n random examples, about `scored` of their tokens scored, the first of each never, the last always."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(low, high, n)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    mask = rng.random(offsets[-1]) < scored
-    mask[offsets[1:] - 1] = True
-    mask[offsets[:-1]] = False
-    ids = rng.integers(0, vocabulary, offsets[-1]).astype(np.int32)
-    return Examples(ids, mask, offsets, np.arange(n), [Origin("random", i + 1) for i in range(n)])
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> Path:
+    """Forty Alpaca rows: three words to be said backwards."""
+    rng = np.random.default_rng(0)
+    words = np.array(["red", "blue", "green", "cat", "dog", "sun", "moon", "tree"])
+    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    with file.open("w") as f:
+        for _ in range(40):
+            said = rng.choice(words, 3).tolist()
+            f.write(json.dumps({"instruction": " ".join(said), "output": " ".join(said[::-1])}) + "\n")
+    return file
+
+
+@pytest.fixture
+def tunesmith_cli(monkeypatch, capsys):
+    """The command line in this process: call it with the arguments, get (exit code, standard output, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        from tunesmith import cli
+
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(sys, "argv", ["tunesmith", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused(tunesmith_cli):
+    """Run the command line, expect exit code 2, nothing on standard output and one line on standard error; return that line."""
+
+    def call(*arguments: object) -> str:
+        code, out, err = tunesmith_cli(*arguments)
+        assert code == 2, (out, err)
+        assert out == ""
+        assert err.count("\n") == 1, err
+        assert err.startswith("tunesmith: ")
+        return err.strip().removeprefix("tunesmith: ")
+
+    return call

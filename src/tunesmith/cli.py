@@ -1,17 +1,20 @@
 """The command line: verbs over the Python API. Nothing heavy is imported until a verb runs."""
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tunesmith.errors import GuardStop, InputError
+from tunesmith.run import finite
 
 app = typer.Typer(
     name="tunesmith",
@@ -20,10 +23,11 @@ app = typer.Typer(
     "MODEL is `starter` (built in), a local folder, a hub id or a run's folder.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help starts a third sooner
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
 
 MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="starter, a local folder, a hub id or a run's folder.")]
@@ -45,7 +49,10 @@ def demo(
     output: Annotated[str, typer.Option(help="Where the demo's run goes.", metavar="DIR")] = "demo",
     as_json: JSON = False,
 ) -> None:
-    """Fine-tune the built-in model end to end: answers before and after, a report, a chat."""
+    """Fine-tune the built-in model end to end.
+
+    It makes the data, trains, shows answers before and after, and leaves a report and a model to chat with.
+    """
     from tunesmith.demo import run_demo, show_demo
 
     with _progress() as progress:
@@ -56,11 +63,11 @@ def demo(
 @app.command()
 def train(
     run_file: Annotated[
-        str | None, typer.Argument(metavar="[RUN.yaml]", help="A run file; flags are laid over it.")
+        str | None, typer.Argument(metavar="RUN.yaml", help="A run file; flags are laid over it.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="What to fine-tune (default: starter).")] = None,
+    model: Annotated[str | None, typer.Option(help="What to fine-tune (default: starter).", metavar="MODEL")] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Training data: file, folder or hub id (may be repeated).")
+        list[str] | None, typer.Option(help="Training data: file, folder or hub id (may be repeated).", metavar="D")
     ] = None,
     objective: Annotated[str | None, typer.Option(help="sft (default) or pretrain.", metavar="NAME")] = None,
     adapter: Annotated[
@@ -76,7 +83,10 @@ def train(
     ] = False,
     as_json: JSON = False,
 ) -> None:
-    """Fine-tune a model. Two inputs suffice, --model and --data; what is inferred is printed with its reason."""
+    """Fine-tune a model.
+
+    Two inputs suffice, --model and --data; what is inferred is printed with its reason.
+    """
     from tunesmith.training.api import train as verb
 
     with _progress() as progress:
@@ -107,7 +117,10 @@ def evaluate(
     max_new_tokens: NEW_TOKENS = None,
     as_json: JSON = False,
 ) -> None:
-    """Measure a model on data: each metric with its 95% interval, per category where rows carry one."""
+    """Measure a model on held-out data.
+
+    Each metric comes with its 95% interval, and per category where rows carry one.
+    """
     from tunesmith.evaluation.evaluator import evaluate as verb
 
     result = verb(model, adapter=adapter, data=data, metrics=metric or None, limit=limit, max_new_tokens=max_new_tokens)
@@ -131,7 +144,10 @@ def generate(
     seed: SEED = 0,
     as_json: JSON = False,
 ) -> None:
-    """Answer a prompt, or every prompt of a file, through the model's own chat template."""
+    """Answer a prompt, or every prompt of a file.
+
+    The model's own chat template is used, as in training.
+    """
     from tunesmith.model.inference import generate_text
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
@@ -161,7 +177,10 @@ def chat(
     top_p: TOP_P = 0.95,
     seed: SEED = 0,
 ) -> None:
-    """Talk to a model in the terminal; answers stream. /help inside lists what else it does."""
+    """Talk to a model in the terminal.
+
+    Answers stream; /help inside lists what else it does.
+    """
     from tunesmith.chat import chat as verb
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
@@ -170,11 +189,14 @@ def chat(
 
 @data_app.command("inspect")
 def data_inspect(
-    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders or hub ids.")],
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders or hub ids.")],
     model: Annotated[str, typer.Option(help="Count tokens with this model's tokenizer.")] = "starter",
     as_json: JSON = False,
 ) -> None:
-    """Say what a data set is: its format, counts, token lengths, and problems with row numbers."""
+    """Say what a data set is, and what is wrong with it.
+
+    Format, counts, token lengths, and problems with their row numbers (from 1).
+    """
     from tunesmith.data.inspect import inspect, print_inspection
 
     _print(inspect(list(source), model), as_json, lambda r: print_inspection(r, _console()))
@@ -186,7 +208,10 @@ def data_show(
     model: Annotated[str, typer.Option(help="Whose tokenizer and template to use.")] = "starter",
     n: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 3,
 ) -> None:
-    """Show rows as the model will see them: every token in colour, scored or not, and why."""
+    """Show rows as the model will see them.
+
+    Every token in colour: scored or not, and why.
+    """
     from tunesmith.data.show import show
 
     show(source, model, n, _console())
@@ -209,7 +234,7 @@ def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]
     for notice in result.pop("notices", []):
         print(f"Note: {notice}", file=sys.stderr)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(finite(result), ensure_ascii=False))
     else:
         show(result)
 
@@ -231,32 +256,49 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # a library's word to its own callers, not to people
+    terminated: list[int] = []
+
+    def terminate(number: int, frame: Any) -> None:
+        """Outside the steps, which a run's loop ends in its own way, SIGTERM ends what is under way as Ctrl-C does."""
+        terminated.append(number)
+        raise KeyboardInterrupt("interrupted by SIGTERM")
+
+    with contextlib.suppress(ValueError):  # not the main thread: a program that embeds this handles its own signals
+        signal.signal(signal.SIGTERM, terminate)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="tunesmith", standalone_mode=False)
     except InputError as e:
         code = _fail(str(e), 2)
     except GuardStop as e:
         code = _fail(str(e), 3)
     except KeyboardInterrupt:
-        code = _fail("interrupted", 130)
+        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as e:
+        if type(e).__name__ == "Interrupted":
+            sys.exit(_fail(f"{e}; a checkpoint is written, continue with --resume", 128 + e.number))  # type: ignore[attr-defined]
         code = _unexpected(e)
+    if code == 130:
+        code = _fail("interrupted by SIGTERM", 143) if terminated else _fail("interrupted", 130)
     sys.exit(code)
 
 
 def _unexpected(error: Exception) -> int:
     kind = type(error).__name__
+    if kind == "NoArgsIsHelpError":
+        return 2  # the help is on the screen
     if hasattr(error, "format_message"):  # typer's usage errors (its click is its own or the public one, by version)
         return _fail(f"{error.format_message()} (tunesmith --help)", 2)
-    if kind == "Abort":
-        return _fail("interrupted", 130)
-    if kind == "Interrupted":
-        return _fail(f"{error}; a checkpoint is written, continue with --resume", 128 + error.number)  # type: ignore[attr-defined]
-    path = Path(tempfile.gettempdir()) / "tunesmith-traceback.txt"
-    path.write_text("".join(traceback.format_exception(error)))
+    if kind == "Abort":  # some versions of typer make that of a KeyboardInterrupt, others return 130
+        return 130
+    path = getattr(error, "traceback_file", None)  # a run keeps its own
+    if path is None:
+        with tempfile.NamedTemporaryFile("w", prefix="tunesmith-", suffix=".txt", delete=False) as f:
+            f.write("".join(traceback.format_exception(error)))
+        path = f.name
     first = (str(error).splitlines() or [""])[0]
     return _fail(f"a defect of tunesmith: {kind}: {first[:200]} (traceback in {path})", 1)
 

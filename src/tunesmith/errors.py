@@ -8,7 +8,7 @@ class InputError(Exception):
     """The input is wrong (exit code 2): a file, a row, a key, a value or a combination of them."""
 
 
-class GuardStop(Exception):
+class GuardStop(Exception):  # noqa: N818 (not an error: it did what it is for)
     """A guard stopped the run (exit code 3): a loss that is no number, say. The last good state is kept."""
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import platform
 import sys
@@ -29,7 +30,7 @@ class Run:
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append one event to events.jsonl and tell the listeners."""
-        line: Event = {"v": EVENTS_VERSION, "time": round(time.time(), 3), "event": event, **fields}
+        line: Event = {"v": EVENTS_VERSION, "time": round(time.time(), 3), "event": event, **finite(fields)}
         self._events.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._events.flush()
         for listener in self.listeners:
@@ -46,9 +47,12 @@ class Run:
 def state(folder: Path) -> str | None:
     """Return the state a run's folder is in, None where it is no run's folder."""
     file = folder / "state.json"
-    if not file.is_file():
+    try:
+        return str(json.loads(file.read_text())["state"])
+    except FileNotFoundError:
         return None
-    return str(json.loads(file.read_text())["state"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{file} cannot be read, though tunesmith writes it whole; is {folder} a run's folder?") from e
 
 
 @contextlib.contextmanager
@@ -73,7 +77,16 @@ def open_run(folder: Path, listeners: tuple[Listener, ...] = ()) -> Iterator[Run
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside, sync, rename: the file is always whole."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """Return the value with None for every float that is no finite number, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import random_examples, tiny_model
+from builders import random_examples, tiny_model
 from tunesmith.model.policy import Policy, make_policy
 from tunesmith.training.batch import collate
 from tunesmith.training.objectives import sft

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_examples, tiny_model
 from test_transformers import gradients
 
+from builders import random_examples, tiny_model
 from tunesmith.model.adapters import full, lora
 from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
@@ -19,7 +19,8 @@ def rows_of(examples):
     """The examples as TRL takes them: token ids and a mask of the completion's tokens."""
     spans = zip(examples.offsets[:-1], examples.offsets[1:], strict=True)
     return [
-        {"input_ids": examples.ids[a:b].tolist(), "completion_mask": examples.scored[a:b].astype(int).tolist()} for a, b in spans
+        {"input_ids": examples.ids[a:b].tolist(), "completion_mask": examples.scored[a:b].astype(int).tolist()}
+        for a, b in spans
     ]
 
 
@@ -43,7 +44,9 @@ def test_loss_and_gradients(family, adapter, tmp_path):
     examples = random_examples(n=8, seed=4)
     attach = full.attach if adapter == "full" else lora.attach
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({f"t{i}": i for i in range(97)}, unk_token="t0")), pad_token="t0", eos_token="t1"
+        tokenizer_object=Tokenizer(models.WordLevel({f"t{i}": i for i in range(97)}, unk_token="t0")),
+        pad_token="t0",
+        eos_token="t1",
     )
     config = trl.SFTConfig(
         output_dir=str(tmp_path),
@@ -54,7 +57,9 @@ def test_loss_and_gradients(family, adapter, tmp_path):
         completion_only_loss=True,
     )
     oracle = randomise(attach(tiny_model(family)))
-    trainer = trl.SFTTrainer(oracle, args=config, train_dataset=Dataset.from_list(rows_of(examples)), processing_class=tokenizer)
+    trainer = trl.SFTTrainer(
+        oracle, args=config, train_dataset=Dataset.from_list(rows_of(examples)), processing_class=tokenizer
+    )
     (inputs,) = trainer.get_train_dataloader()
     oracle.train()
     wanted = trainer.compute_loss(oracle, inputs, num_items_in_batch=torch.tensor(int(examples.scored.sum())))

@@ -8,7 +8,7 @@ from random import Random
 from tunesmith.starter import corpus
 from tunesmith.starter.tasks import rows
 
-DOCUMENTS = list(corpus.documents(5, 400))
+DOCUMENTS = list(corpus.documents(5, 1500))
 
 
 def test_same_seed_same_text_and_a_longer_run_begins_alike():

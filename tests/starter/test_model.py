@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +122,11 @@ def test_training_the_tokenizer_twice_gives_the_same():
     texts = ["the cat sat", "the dog sat 12"] * 10
     one, two = (train_tokenizer(texts, 280).backend_tokenizer.to_str() for _ in range(2))
     assert one == two
+
+
+@pytest.mark.parametrize(("name", "stage"), [("copying", 0), ("world", 1)])
+def test_the_recipes_run_files_are_the_builds_own(name, stage):
+    import yaml
+
+    path = Path(__file__).resolve().parents[2] / "recipes" / "starter" / f"{name}.yaml"
+    assert yaml.safe_load(path.read_text()) == build.stages(Path("starter-build"))[stage]

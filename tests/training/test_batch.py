@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_examples
 
+from builders import random_examples
 from tunesmith.data.records import Examples, Origin
 from tunesmith.training.batch import collate, epoch_order, examples_of, microbatches, pack, steps_of_epoch
 

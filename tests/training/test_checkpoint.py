@@ -9,7 +9,9 @@ from tunesmith.training import checkpoint
 
 
 def save(folder, step):
-    return checkpoint.save(folder, step, {"trained": {"w": torch.full((3,), float(step))}}, {"progress": {"step": step}})
+    return checkpoint.save(
+        folder, step, {"trained": {"w": torch.full((3,), float(step))}}, {"progress": {"step": step}}
+    )
 
 
 @pytest.mark.parametrize("name", ["trained.safetensors", "state.json", "manifest.json"])

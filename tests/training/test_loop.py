@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import random_examples, tiny_model
 
+from builders import random_examples, tiny_model
 from tunesmith.errors import GuardStop
 from tunesmith.model.policy import make_policy
 from tunesmith.run import open_run
@@ -19,7 +19,9 @@ from tunesmith.training.optimizers import adamw
 EXAMPLES = random_examples(n=40, low=3, high=20)
 
 
-def make_loop(folder, run, dtype=torch.float32, loss=sft.loss, evaluate=dict, learning_rate=1e-2, dropout=0.0, **changes):
+def make_loop(
+    folder, run, dtype=torch.float32, loss=sft.loss, evaluate=dict, learning_rate=1e-2, dropout=0.0, **changes
+):
     plan = Plan(
         **{
             "steps": 10,

@@ -1,5 +1,6 @@
 """Reading files into rows: JSON, JSONL, CSV, TSV, Parquet, text, folders of them, and data sets of the hub."""
 
+import contextlib
 import csv
 import io
 import json
@@ -238,6 +239,8 @@ def _parquet(file: Path) -> Table:
 
 
 def _hub(name: str, split: str) -> Table:
+    from tunesmith.model.loading import offline, unreachable
+
     try:
         import datasets
     except ImportError:
@@ -246,7 +249,8 @@ def _hub(name: str, split: str) -> Table:
             "pip install 'tunesmith[hub]'."
         ) from None
     try:
-        rows = datasets.load_dataset(name, split=split)
+        with offline() if unreachable(name) else contextlib.nullcontext():
+            rows = datasets.load_dataset(name, split=split)
         listed = [dict(row) for row in rows]
     except Exception as error:  # a loader of many backends: whatever it raises, the user's remedy is in its first line
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith import registry
-from tunesmith.config import named
+from tunesmith.arguments import named
 from tunesmith.data.records import Record
 from tunesmith.errors import InputError
 from tunesmith.evaluation.items import Item, make_items

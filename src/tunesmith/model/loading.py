@@ -1,8 +1,10 @@
 """What MODEL means on the command line, and how its tokenizer and weights are loaded: safetensors only, no code from the hub."""
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,13 @@ def resolve(model: str, adapter: str | None = None) -> ModelSource:
 
     Reads at most two small JSON files. InputError where a path does not exist or a folder holds no model.
     """
+    if not model:
+        raise InputError("the model's path is empty; give starter, a folder, a hub id or a run's folder.")
     if model == "starter":
+        if not STARTER.is_dir():
+            raise InputError(
+                f"the built-in model is missing from this installation ({STARTER}); install tunesmith anew."
+            )
         source = ModelSource(str(STARTER))
     else:
         path = Path(model).expanduser()
@@ -71,15 +79,38 @@ def _resolve_folder(path: Path) -> ModelSource:
             )
         path = path / "result"
     if (path / "adapter_config.json").is_file():
-        base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
-        if not base:
-            raise InputError(f"{path}/adapter_config.json names no base model (base_model_name_or_path).")
-        if base.endswith("tunesmith/starter/model"):
-            base = "starter"  # wherever this package was installed when the adapter was trained
-        return ModelSource(resolve(base).base, str(path))
+        return ModelSource(_base_of(path), str(path))
     if (path / "config.json").is_file():
         return ModelSource(str(path))
     raise InputError(f"the folder {path} holds no model: neither config.json, adapter_config.json nor a finished run.")
+
+
+def _base_of(adapter: Path) -> str:
+    """Return the folder or hub id of the model an adapter was trained on."""
+    config = adapter_config(str(adapter))
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{adapter}/adapter_config.json names no base model (base_model_name_or_path).")
+    if base.endswith("tunesmith/starter/model"):
+        base = "starter"  # wherever this package was installed when the adapter was trained
+    if (Path(base) / "adapter_config.json").is_file() or (Path(base) / "result" / "adapter_config.json").is_file():
+        raise InputError(f"the adapter {adapter} stands on another adapter, {base}, which tunesmith does not load.")
+    try:
+        return resolve(base).base
+    except InputError as e:
+        raise InputError(f"the adapter {adapter} was trained on a model that is not here: {e}") from e
+
+
+def adapter_config(adapter: str) -> dict[str, Any]:
+    """Return a PEFT adapter's adapter_config.json; InputError where it is no JSON object."""
+    file = Path(adapter) / "adapter_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{file} is no readable JSON.") from e
+    if not isinstance(config, dict):
+        raise InputError(f"{file} holds no JSON object.")
+    return config
 
 
 def load_tokenizer(source: ModelSource) -> tuple[Any, list[str]]:
@@ -93,7 +124,7 @@ def load_tokenizer(source: ModelSource) -> tuple[Any, list[str]]:
     if source.adapter and (Path(source.adapter) / "tokenizer_config.json").is_file():
         folder = source.adapter
     with _one_sentence(folder, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=unreachable(folder))
     if not tokenizer.is_fast:
         raise InputError(
             f"the tokenizer of {folder} has no fast (tokenizers) form, which finding the scored tokens needs."
@@ -118,17 +149,55 @@ def load_config(source: ModelSource) -> Any:
     from transformers import AutoConfig
 
     with _one_sentence(source.base, "config"):
-        return AutoConfig.from_pretrained(source.base)
+        return AutoConfig.from_pretrained(source.base, local_files_only=unreachable(source.base))
+
+
+def unreachable(model: str) -> bool:
+    """Say whether only local copies can serve a model: asked of the hub at once, whose client would retry for a minute."""
+    import socket
+    import urllib.parse
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if Path(model).is_dir() or constants.HF_HUB_OFFLINE:
+        return True
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    if urllib.request.getproxies():
+        return False  # only the proxy knows
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=2).close()
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Keep the hub's client from asking the network, and from retrying; its cache still serves."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def check_weights(source: ModelSource) -> None:
-    """InputError unless a local folder has safetensors weights, whole by their own header; opens no tensor."""
-    folder = Path(source.base)
-    if not folder.is_dir():
-        return
+    """InputError unless local folders have safetensors weights, whole by their own header; opens no tensor."""
+    for folder in (Path(source.base), Path(source.adapter or source.base)):
+        if folder.is_dir():
+            _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"{index} is damaged: it is no index of weight files.") from e
         files = [folder / os.path.basename(n) for n in names]  # an index that names ../ reaches nothing
     else:
         files = sorted(folder.glob("*.safetensors"))
@@ -141,19 +210,23 @@ def check_weights(source: ModelSource) -> None:
     for file in files:
         if not file.is_file():
             raise InputError(f"{file} is named by {index.name} but is not there.")
-        size = file.stat().st_size
-        with file.open("rb") as f:
-            head = f.read(8)
-            length = int.from_bytes(head, "little")
-            if len(head) < 8 or length > size - 8:
-                raise InputError(f"{file} is damaged: its header is cut short ({size} bytes).")
-            try:
-                header = json.loads(f.read(length))
-            except ValueError as e:
-                raise InputError(f"{file} is damaged: its header is no JSON.") from e
-        end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        if size != 8 + length + end:
-            raise InputError(f"{file} is damaged: {8 + length + end} bytes expected, {size} found. Fetch it again.")
+        _check_file(file)
+
+
+def _check_file(file: Path) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as f:
+        head = f.read(8)
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or length > size - 8:
+            raise InputError(f"{file} is damaged: its header is cut short ({size} bytes).")
+        try:
+            header = json.loads(f.read(length))
+            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"{file} is damaged: its header is no safetensors header.") from e
+    if size != 8 + length + end:
+        raise InputError(f"{file} is damaged: {8 + length + end} bytes expected, {size} found. Fetch it again.")
 
 
 def load_model(source: ModelSource, dtype: str = "auto", attention: str | None = None) -> Any:
@@ -166,7 +239,9 @@ def load_model(source: ModelSource, dtype: str = "auto", attention: str | None =
     check_weights(source)
     kwargs = {} if attention is None else {"attn_implementation": attention}
     with _one_sentence(source.base, "model"):
-        model = AutoModelForCausalLM.from_pretrained(source.base, dtype=dtype, use_safetensors=True, **kwargs)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.base, dtype=dtype, use_safetensors=True, local_files_only=unreachable(source.base), **kwargs
+        )
     if source.adapter:
         from peft import PeftModel
 
@@ -185,7 +260,14 @@ class _one_sentence:  # noqa: N801 (reads as a statement)
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (OSError, ValueError, KeyError)) and not isinstance(error, InputError):
+        if isinstance(error, Exception) and not isinstance(error, InputError):  # loaders raise what they like
+            if not Path(self.name).is_dir() and unreachable(self.name):
+                near = did_you_mean(self.name, ["starter", *(p.name for p in Path().iterdir() if p.is_dir())])
+                hint = near if near.startswith(" Did") else " Check the spelling and the network."
+                raise InputError(
+                    f'"{self.name}" is no local folder, and neither the hub (not reachable from here) nor its cache gives '
+                    f"the {self.what}.{hint}"
+                ) from error
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             where = "" if Path(self.name).is_dir() else " It is no local folder, and the hub did not give it."
             raise InputError(

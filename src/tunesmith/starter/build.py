@@ -1,4 +1,4 @@
-"""Rebuild the starter from nothing: text -> tokenizer -> random weights -> pre-training -> checked files.
+"""Rebuild the starter from nothing: text -> tokenizer -> first weights -> two stages of pre-training -> checked files.
 
 `python -m tunesmith.starter.build --output DIR` does all of it; recipes/starter says how long that takes and what comes out.
 """
@@ -6,6 +6,7 @@
 import argparse
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,39 @@ from tunesmith.starter import FILES, checksums, corpus, tasks
 from tunesmith.starter.tokenizer import TURN_END, train_tokenizer
 
 SEED = 1
-DOCUMENTS = 100_000  # about 22 million tokens
+REPETITIONS = 24_000  # documents of the first stage, about 0.6 million tokens
+DOCUMENTS = 125_000  # of the second, about 7.5 million
 
 SHAPE = {
-    "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8,
-    "tie_word_embeddings": True, "max_position_embeddings": 512, "rope_theta": 10000.0,
+    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 6, "num_key_value_heads": 6,
+    "tie_word_embeddings": True, "max_position_embeddings": 512, "rope_theta": 10000.0, "initializer_range": 0.06,
 }  # fmt: skip
 
-RUN: dict[str, Any] = {
-    "objective": {"name": "pretrain"},
-    "adapter": {"name": "full"},
-    "optimizer": {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.01, "betas": [0.9, 0.98]},
-    "train": {
-        "epochs": 1,
-        "tokens_per_step": 2048,
-        "schedule": "wsd",
-        "warmup": 100,
-        "dtype": "bfloat16",
-        "seed": SEED,
-    },
-}
+
+def stages(folder: Path) -> list[dict[str, Any]]:
+    """Return the run files of the two stages under `folder`: copying first, then everything."""
+    common = {
+        "objective": {"name": "pretrain"},
+        "adapter": {"name": "full"},
+        "optimizer": {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.01, "betas": [0.9, 0.98]},
+        "validation": {"fraction": 0.005},
+    }
+    train = {"epochs": 1, "schedule": "wsd", "warmup": 50, "dtype": "bfloat16", "seed": SEED}
+    copying = {
+        "model": str(folder / "init"), "data": str(folder / "repetitions.jsonl"), "output": str(folder / "copying"),
+        "train": train | {"tokens_per_step": 1024, "schedule": "constant"},
+    }  # fmt: skip
+    world = {
+        "model": str(folder / "copying"), "data": str(folder / "documents.jsonl"), "output": str(folder / "world"),
+        "train": train | {"tokens_per_step": 1536, "warmup": 300},
+    }  # fmt: skip
+    return [common | copying, common | world]
 
 
-def write_corpus(path: Path, seed: int = SEED, n: int = DOCUMENTS) -> Path:
-    """Write n documents of plain text as JSONL ({"text": ...}) and return the path."""
+def write_texts(path: Path, texts: Iterable[str]) -> Path:
+    """Write plain text as JSONL ({"text": ...}) and return the path."""
     with path.open("w", encoding="utf-8") as f:
-        for text in corpus.documents(seed, n):
+        for text in texts:
             f.write(json.dumps({"text": text}) + "\n")
     return path
 
@@ -52,7 +60,11 @@ def make_tokenizer() -> Any:
 
 
 def init_model(folder: Path, seed: int = SEED) -> Path:
-    """Write the tokenizer and a Llama with random weights (fp32) into the folder and return it."""
+    """Write the tokenizer and the first weights (fp32) of the Llama into the folder and return it.
+
+    The weights are random, with keys equal to queries and outputs equal to the values' transpose, so that attention begins by
+    looking for like tokens and passing them on: mimetic initialisation (Trockman & Kolter, 2023, arXiv 2305.09828).
+    """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -60,6 +72,10 @@ def init_model(folder: Path, seed: int = SEED) -> Path:
     torch.manual_seed(seed)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=-(-len(tokenizer) // 64) * 64, **SHAPE, **ids))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+            layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
     turn_end = tokenizer.convert_tokens_to_ids(TURN_END)
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=[turn_end, tokenizer.eos_token_id], max_new_tokens=64
@@ -69,16 +85,22 @@ def init_model(folder: Path, seed: int = SEED) -> Path:
     return folder
 
 
-def build(output: Path, n: int = DOCUMENTS) -> Path:
-    """Do it all under `output`, and return the folder of the finished model (config, bf16 weights, tokenizer, SHA256SUMS)."""
+def prepare(folder: Path) -> None:
+    """Write under `folder` what the two stages read: repetitions.jsonl, documents.jsonl and init/."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_texts(folder / "repetitions.jsonl", corpus.repetitions(SEED, REPETITIONS))
+    write_texts(folder / "documents.jsonl", corpus.documents(SEED, DOCUMENTS))
+    init_model(folder / "init")
+
+
+def build(folder: Path) -> Path:
+    """Do it all under `folder`, and return the folder of the finished model (config, bf16 weights, tokenizer, SHA256SUMS)."""
     import tunesmith
 
-    output.mkdir(parents=True, exist_ok=True)
-    write_corpus(output / "corpus.jsonl", n=n)
-    init_model(output / "init")
-    config = {**RUN, "model": str(output / "init"), "data": str(output / "corpus.jsonl"), "output": str(output / "run")}
-    tunesmith.train(config)
-    return package(output / "run" / "result", output / "model")
+    prepare(folder)
+    for stage in stages(folder):
+        tunesmith.train(stage)
+    return package(folder / "world" / "result", folder / "model")
 
 
 def package(result: Path, folder: Path) -> Path:
@@ -94,17 +116,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tunesmith.starter.build", description=__doc__)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="a new folder for everything")
     parser.add_argument(
-        "--documents", type=int, default=DOCUMENTS, metavar="N", help="documents to pre-train on (default: %(default)s)"
+        "--prepare", action="store_true", help="write only the text and the first weights, for `tunesmith train`"
     )
     parser.add_argument(
-        "--prepare", action="store_true", help="write only the text and the random model, for `tunesmith train`"
+        "--package", action="store_true", help="only copy the finished run's model to DIR/model, with its checksums"
     )
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
     if args.prepare:
-        print(write_corpus(args.output / "corpus.jsonl", n=args.documents), init_model(args.output / "init"))
+        prepare(args.output)
+    elif args.package:
+        print(package(args.output / "world" / "result", args.output / "model"))
     else:
-        print(build(args.output, args.documents))
+        print(build(args.output))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def facts(rng: Random) -> str:
     verb = rng.choice(["took", "brought", "carried"])
     told = [f"{p} {verb} the {t} to the {x}." for p, t, x in rows]
     again = []
-    for p, t, x in rng.sample(rows, rng.randint(1, n)):
+    for p, t, x in rng.sample(rows, n):
         again.append(
             rng.choice([
                 f"The {t} is in the {x}.",
@@ -74,6 +74,19 @@ def facts(rng: Random) -> str:
             ])
         )  # fmt: skip
     return " ".join(told + again)
+
+
+def retold(rng: Random) -> str:
+    """Short facts of one form, and all of them again in another order: looking up what was said of a word."""
+    n = rng.randint(2, 5)
+    rows = list(zip(rng.sample(w.NAMES, n), rng.sample(w.THINGS, n), rng.sample(w.PLACES, n), strict=True))
+    verb = rng.choice(["took", "brought", "carried"])
+    forms = [
+        "The {t} is in the {x}.", "{p} has the {t}.", "{p} is in the {x}.", "The {t} of {p}.", f"{{p}} {verb} the {{t}} to the {{x}}.",
+        "As for the {t}, {p} has it.", "In the {x} is the {t}.", "{t}: {x}.", "{t} {p}.", "{x} {t}.",
+    ]  # fmt: skip
+    form = rng.choice(forms)
+    return " ".join(form.format(p=p, t=t, x=x) for p, t, x in [*rows, *rng.sample(rows, n)])
 
 
 def people(rng: Random) -> str:
@@ -340,23 +353,19 @@ def story(rng: Random) -> str:
 
 # How much of the text each paragraph is, in parts of its count.
 MIX: list[tuple[Paragraph, float]] = [
-    (repeat, 26), (facts, 22), (people, 9), (notes, 8), (order, 12), (ends, 6), (sums, 9), (moods, 5), (manners, 5), (log, 7),
-    (meanings, 8), (kinds, 5), (looks, 4), (story, 5),
+    (repeat, 14), (retold, 16), (facts, 24), (people, 6), (notes, 7), (order, 10), (ends, 7), (sums, 8), (moods, 4), (manners, 4),
+    (log, 6), (meanings, 7), (kinds, 5), (looks, 3), (story, 4),
 ]  # fmt: skip
 
 
-def document(rng: Random, words: int = 150) -> str:
-    """Return one document of about `words` words: paragraphs of mixed kinds, or of one kind throughout."""
+def document(rng: Random) -> str:
+    """Return one document: one in three a repetition, the others a few paragraphs of mixed kinds or of one kind throughout."""
+    if rng.random() < 0.33:
+        return repetition(rng)
     makers, weights = [m for m, _ in MIX], [x for _, x in MIX]
-    only = rng.choices(makers, weights)[0] if rng.random() < 0.3 else None
-    parts: list[str] = []
-    size = 0
-    target = words * rng.uniform(0.5, 1.3)
-    while size < target:
-        part = (only or rng.choices(makers, weights)[0])(rng).strip()
-        parts.append(part)
-        size += len(part) // 5
-    return "\n".join(parts)
+    only = rng.choices(makers, weights)[0] if rng.random() < 0.4 else None
+    n = rng.choice([1, 1, 1, 2, 2, 3])
+    return "\n".join((only or rng.choices(makers, weights)[0])(rng).strip() for _ in range(n))
 
 
 def documents(seed: int, n: int) -> Iterator[str]:
@@ -364,3 +373,16 @@ def documents(seed: int, n: int) -> Iterator[str]:
     rng = Random(f"tunesmith starter corpus {seed}")
     for _ in range(n):
         yield document(rng)
+
+
+def repetition(rng: Random) -> str:
+    """A sequence of words and its repetition, mostly bare."""
+    text = " ".join(_words(rng, rng.randint(4, 14)))
+    return f"{text}. {text}." if rng.random() < 0.7 else repeat(rng).strip()
+
+
+def repetitions(seed: int, n: int) -> Iterator[str]:
+    """Yield n repetitions: before anything else, copying is learned from these."""
+    rng = Random(f"tunesmith starter repetitions {seed}")
+    for _ in range(n):
+        yield repetition(rng)

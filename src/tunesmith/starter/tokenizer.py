@@ -6,14 +6,18 @@ from typing import Any
 VOCABULARY = 2304
 PAD, END, TURN_START, TURN_END = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = [PAD, END, TURN_START, TURN_END]
-MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]  # one token each, but part of what is said
+MARKS = [
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+]  # one token each, but part of what is said
 
 # Words keep the space before them, digits stand alone: the split of GPT-4's family with single digits.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # Tools are shown as one line each, "- weather(city: string): ...", calls as JSON between tags; a tool's result is a turn of its own.
-CHAT_TEMPLATE = r"""\
-{%- if tools or (messages and messages[0]['role'] == 'system') -%}
+CHAT_TEMPLATE = r"""{%- if tools or (messages and messages[0]['role'] == 'system') -%}
 <|im_start|>system
 {% if messages[0]['role'] == 'system' -%}
 {{ messages[0]['content'] + ('\n' if tools else '') }}

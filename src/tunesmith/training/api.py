@@ -13,15 +13,26 @@ import numpy as np
 
 from tunesmith import config as configuration
 from tunesmith import registry, run
+from tunesmith.arguments import named
 from tunesmith.config import RunConfig
 from tunesmith.data.records import Examples, Record
 from tunesmith.errors import GuardStop, InputError
-from tunesmith.model.loading import ModelSource, check_weights, load_config, load_tokenizer, resolve
+from tunesmith.model.loading import (
+    STARTER,
+    ModelSource,
+    adapter_config,
+    check_weights,
+    load_config,
+    load_tokenizer,
+    resolve,
+)
 from tunesmith.training import checkpoint, infer, measure
 from tunesmith.training import resolve as resolving
 from tunesmith.training.batch import Indices, examples_of
 from tunesmith.training.infer import Amount, Inferred, Shape
 from tunesmith.training.loop import Interrupted, Loop, Plan, Progress, count_steps, peak_memory
+
+BEGUN = ("lock", "events.jsonl", ".run.yaml.part")  # what a run leaves that ended before it began
 
 
 def train(
@@ -49,15 +60,36 @@ def train(
             "this run was launched as several processes, which tunesmith does not train with yet; start one process."
         )
     if resume:
-        folder = _folder_to_resume(config, given)
-        if run.state(folder) == "done":
-            return _finished(folder, listeners)
+        folder = _folder_to_resume(config, output, given)
         if (folder / "run.yaml").is_file():
             stored = configuration.parse(configuration.load_file(str(folder)), str(folder / "run.yaml"))
             resolving.refuse_changes(given, stored, str(folder))
             given = stored
-        return _Training(given, folder, listeners).go(resume=True)
-    return _Training(given, _new_folder(given), listeners).go(resume=False)
+        if run.state(folder) == "done":
+            return _finished(folder, listeners)
+    else:
+        folder = _new_folder(given)
+    _check_places(given, folder)
+    return _Training(given, folder, listeners).go(resume)
+
+
+def _check_places(config: RunConfig, folder: Path) -> None:
+    """InputError where data, model or output cannot be what they are named; imports nothing heavy."""
+    from tunesmith.data import files, sources
+
+    for source in sources.parse(config.data):
+        files.expand(source.path, source.split)
+    start = (config.adapter or {}).get("from")
+    check_weights(
+        resolve(
+            start if start and "model" not in config.model_fields_set and Path(start).is_dir() else config.model.path
+        )
+    )
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise InputError(f"the output folder {folder} cannot be made: {existing} is a file.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"the output folder {folder} cannot be written: no permission in {existing}.")
 
 
 def _content(
@@ -87,11 +119,12 @@ def _new_folder(config: RunConfig) -> Path:
         folder = Path(config.output)
         if folder.is_file():
             raise InputError(f"the output {folder} is a file; a run needs a folder of its own.")
-        if folder.is_dir() and any(p.name != "lock" for p in folder.iterdir()):
-            what = "holds a run" if (folder / "run.yaml").is_file() else "is not empty"
-            raise InputError(
-                f"the output folder {folder} {what}; continue it with --resume or choose another --output."
-            )
+        if folder.is_dir() and any(p.name not in BEGUN for p in folder.iterdir()):
+            if (folder / "run.yaml").is_file():
+                raise InputError(
+                    f"the output folder {folder} holds a run; continue it with --resume or choose another --output."
+                )
+            raise InputError(f"the output folder {folder} is not empty and holds no run; choose another --output.")
         return folder
     stem = Path(str(config.data[0].get("path", "data"))).stem
     name = re.sub(r"[^\w.-]+", "-", f"{stem}-{config.objective['name']}")
@@ -102,15 +135,20 @@ def _new_folder(config: RunConfig) -> Path:
     return folder
 
 
-def _folder_to_resume(config: str | dict[str, Any] | None, given: RunConfig) -> Path:
-    if given.output is not None:
-        return Path(given.output)
-    if isinstance(config, str):
+def _folder_to_resume(config: str | dict[str, Any] | None, output: str | None, given: RunConfig) -> Path:
+    if isinstance(config, str) and output is None:
         path = Path(config)
         folder = path if path.is_dir() else path.parent
-        if (folder / "state.json").is_file():
-            return folder
-    raise InputError("--resume needs to know the run: give its --output, or RUN/run.yaml.")
+        if (folder / "state.json").is_file() and (folder / "run.yaml").samefile(
+            folder / path.name if path.is_file() else folder / "run.yaml"
+        ):
+            return folder  # a run's own file, wherever the run was moved
+    if given.output is None:
+        raise InputError("--resume needs to know the run: give its --output, or RUN/run.yaml.")
+    folder = Path(given.output)
+    if folder.is_dir() and not (folder / "run.yaml").is_file() and any(p.name not in BEGUN for p in folder.iterdir()):
+        raise InputError(f"the output folder {folder} holds no run to resume, and it is not empty.")
+    return folder
 
 
 def _finished(folder: Path, listeners: Sequence[run.Listener]) -> dict[str, Any]:
@@ -142,14 +180,16 @@ class _Training:
             except InputError as e:
                 self._end("failed", str(e))
                 raise
-            except KeyboardInterrupt:
-                self._end("interrupted", "interrupted")
+            except KeyboardInterrupt as e:
+                self._end("interrupted", str(e) or "interrupted")
                 raise
             except Exception as e:
                 if isinstance(e, Interrupted):
                     self._end("interrupted", str(e))
                 else:
-                    (self.folder / "traceback.txt").write_text(traceback.format_exc())
+                    path = self.folder / "traceback.txt"
+                    path.write_text(traceback.format_exc())
+                    e.traceback_file = str(path)  # type: ignore[attr-defined]
                     self._end("failed", f"{type(e).__name__}: {e}")
                 raise
 
@@ -162,20 +202,46 @@ class _Training:
         self.notices += notices
         self.shape = _shape(self.source)
         self.machine = infer.machine(self.config.train.device)
-        if self.config.train.device == "cuda" and self.machine.free_bytes == 0:
-            raise InputError("train.device is cuda, but torch sees no GPU here.")
         self._infer(infer.infer_model(self.config, self.shape, self.machine))
+        length, context = self.config.train.max_length, self.shape.context
+        if length is not None and context is not None and length > context:
+            raise InputError(f"train.max_length {length} is beyond the model's context of {context} tokens; lower it.")
         self._check_adapter()
 
     def _source(self) -> ModelSource:
-        source = resolve(self.config.model.path)
-        start = (self.config.adapter or {}).get("from")
-        return resolve(self.config.model.path, str(start)) if start else source
+        """Return base and adapter: of adapter.from, or of a model that is an adapter itself, which is trained on as it is."""
+        adapter, model = self.config.adapter, self.config.model.path
+        if adapter is not None and "from" in adapter:
+            started = resolve(adapter["from"]) if Path(adapter["from"]).is_dir() else resolve(model, adapter["from"])
+            if started.adapter is None:
+                raise InputError(
+                    f"adapter.from: {adapter['from']} holds a whole model, no adapter; give it as the model."
+                )
+            if "model" not in self.config.model_fields_set:
+                self._infer([Inferred("model.path", _name(started.base), "what the adapter was trained on")])
+            elif resolve(model).adapter not in (None, started.adapter):
+                raise InputError(
+                    f"the model {model} is an adapter, and adapter.from names another; keep one of the two."
+                )
+            return ModelSource(resolve(self.config.model.path).base, started.adapter)
+        source = resolve(model)
+        if source.adapter is not None:
+            if adapter is not None:
+                raise InputError(
+                    f"the model {model} already is an adapter on {_name(source.base)}, and training continues it as it is; "
+                    "leave the adapter out, or train from that base."
+                )
+            self._infer([Inferred("adapter", {"from": model}, "the model is an adapter: it is trained on")])
+        return source
 
     def _check_adapter(self) -> None:
         """Attach the adapter to a model without memory, so that targets that match nothing are found now."""
         adapter = self.config.adapter or {}
-        if "name" in adapter and adapter["name"] != "full":
+        if self.source.adapter is not None:
+            kind = adapter_config(self.source.adapter).get("peft_type")
+            if kind != "LORA":
+                raise InputError(f"{self.source.adapter} is a {kind} adapter; tunesmith continues LORA ones only.")
+        elif adapter["name"] != "full":
             _attach(_meta_model(self.source), adapter)
 
     def _infer(self, found: list[Inferred]) -> None:
@@ -185,15 +251,32 @@ class _Training:
     def _read_data(self) -> None:
         from tunesmith.data import sources
         from tunesmith.data.render import render
+        from tunesmith.evaluation.evaluator import check_rules
 
         objective = registry.load("training.objectives", self.config.objective["name"])
         loaded = sources.load(self.config.data)
         sources.check_objective(loaded, self.config.objective["name"], objective.reads)
         self.notices += loaded.notices
         train_rows = self._split(loaded.records)
+        unreadable = next((r for r in self.held_out if not isinstance(r, objective.reads)), None)
+        if unreadable is not None:
+            raise InputError(
+                f"{unreadable.origin}: validation holds {type(unreadable).__name__.lower()} rows, which the objective "
+                f"{self.config.objective['name']} does not read."
+            )
+        if self.config.evaluate and not self.held_out:
+            raise InputError(
+                "evaluate measures on the validation rows, but no row could be held out; give validation.path."
+            )
+        check_rules(self.held_out, self.config.evaluate)
         self.train_records = [loaded.records[i] for i in train_rows]
         limit, seed = self.config.train.max_length, self.config.train.seed
         self.examples, notices = render(self.train_records, self.tokenizer, limit, objective.scores)
+        if int(self.examples.ids.max()) >= self.shape.vocabulary:
+            raise InputError(
+                f"the tokenizer makes token {int(self.examples.ids.max())}, but the model's vocabulary has "
+                f"{self.shape.vocabulary}: they do not belong together."
+            )
         self.notices += notices
         self.validation: Examples | None = None
         if self.held_out:
@@ -281,7 +364,8 @@ class _Training:
         model = load_model(self.source, dtype=self.config.train.dtype)
         adapter = self.config.adapter or {}
         if self.source.adapter:
-            _continue_adapter(model)
+            model.requires_grad_(False)
+            model.set_adapter("default")  # which makes the adapter's own weights, and no others, trained
         else:
             model = _attach(model, adapter)
         fuse(model)
@@ -394,6 +478,9 @@ class _Training:
 
         result, beside = self.folder / "result", self.folder / ".result.part"
         shutil.rmtree(beside, ignore_errors=True)
+        for adapter in getattr(policy.model, "peft_config", {}).values():
+            if Path(self.source.base).is_dir():  # plain PEFT finds the base from any folder
+                adapter.base_model_name_or_path = str(Path(self.source.base).resolve())
         policy.model.save_pretrained(beside)
         self.tokenizer.save_pretrained(beside)
         shutil.rmtree(result, ignore_errors=True)
@@ -411,14 +498,12 @@ class _Training:
 
 
 def _attach(model: Any, adapter: dict[str, Any]) -> Any:
-    checked = configuration.named(adapter, "model.adapters", "attach", "adapter", "the run")
+    checked = named(adapter, "model.adapters", "attach", "adapter", "the run")
     return registry.load("model.adapters", adapter["name"]).attach(model, **checked)
 
 
-def _continue_adapter(model: Any) -> None:
-    """Train the loaded adapter's own parameters on."""
-    for name, p in model.named_parameters():
-        p.requires_grad_(".lora_" in name)
+def _name(base: str) -> str:
+    return "starter" if base == str(STARTER) else base
 
 
 def _meta_model(source: ModelSource) -> Any:
@@ -426,8 +511,15 @@ def _meta_model(source: ModelSource) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(load_config(source))
+    config = load_config(source)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception as e:  # a config is the user's: whatever the model's code says of it is about the config
+        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise InputError(
+            f'the model "{_name(source.base)}" is none that writes text, or its config is wrong: {first[:200]}.'
+        ) from e
 
 
 def _shape(source: ModelSource) -> Shape:
@@ -435,9 +527,8 @@ def _shape(source: ModelSource) -> Shape:
     parameters = sum(p.numel() for p in _meta_model(source).parameters())
     width = config.hidden_size
     feedforward = getattr(config, "intermediate_size", None) or 4 * width
-    return Shape(
-        parameters, width, feedforward, config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
-    )
+    context = getattr(config, "max_position_embeddings", None)
+    return Shape(parameters, width, feedforward, config.num_hidden_layers, context, config.vocab_size)
 
 
 def _throughput(tokens: list[int], seconds: list[float]) -> float | None:

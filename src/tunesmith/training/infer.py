@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.config import RunConfig
+from tunesmith.errors import InputError
 
 SMALL = 50_000_000  # parameters; below it full fine-tuning costs less than it brings
 
@@ -20,13 +21,14 @@ class Inferred:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a model's config says of it: parameters, hidden width, feed-forward width, layers, longest context in tokens."""
+    """What a model's config says of it: parameters, hidden width, feed-forward width, layers, longest context in tokens, vocabulary."""
 
     parameters: int
     width: int
     feedforward: int
     layers: int
     context: int | None
+    vocabulary: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ def machine(device: str | None) -> Machine:
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[device]:
+        known = ", ".join(d for d in present if present[d])
+        raise InputError(f"train.device is {device}, which torch does not find here; this machine has {known}.")
     if device == "cuda":
         return Machine("cuda", torch.cuda.is_bf16_supported(), torch.cuda.mem_get_info()[0])
     bf16 = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -131,7 +137,7 @@ def infer_intervals(config: RunConfig, steps: int, amount: Amount) -> list[Infer
         # Scoring costs about a third of training per token; keep it near a tenth of the run.
         epochs = train.epochs or 1
         affordable = 0.3 * amount.tokens * epochs / max(amount.validation_tokens, 1)
-        times = int(min(10, max(1, affordable)))
+        times = int(min(10, steps, max(1, affordable)))
         every = max(1, -(-steps // times))
         found.append(
             Inferred(
@@ -168,7 +174,7 @@ def _learning_rate(config: RunConfig, shape: Shape) -> Inferred:
 def _microbatch(shape: Shape, machine: Machine, amount: Amount, tokens: int | None, dtype: str | None) -> Inferred:
     size = 4 if dtype == "float32" else 2
     per_token = 1.5 * size * shape.layers * (8 * shape.width + 3 * shape.feedforward)
-    most = 4096 if machine.device == "cpu" else 16384
+    most = 2048 if machine.device == "cpu" else 16384  # a CPU gains nothing from more, a GPU wants to be filled
     fits = int(0.3 * machine.free_bytes / per_token)
     value = max(min(most, fits, tokens or most), amount.longest)
     return Inferred(

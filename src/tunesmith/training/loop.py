@@ -153,7 +153,6 @@ class Loop:
                     )
                     break
                 if self._signal is not None:
-                    self._flush()
                     self.save()
                     raise Interrupted(self._signal)
         self._flush()
@@ -254,6 +253,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint of everything a bit-exact continuation needs, and drop those no longer kept."""
+        self._flush()  # a loss that is no number stops the run before it is saved
         p = self.progress
         tensors = {
             "trained": self.masters.masters,
