@@ -61,7 +61,9 @@ def show_demo(result: dict[str, Any], console: Any) -> None:
         console.print(f"  before  [dim]{_escape(_short(sample['before']))}[/dim]")
         console.print(f"  after   {_escape(_short(sample['after']))}\n")
     seconds = result["seconds"]
-    console.print(f"{result['tokens']:,} tokens in {seconds:.0f} s of training ({result['tokens_per_second']:,.0f} tokens per second)")
+    console.print(
+        f"{result['tokens']:,} tokens in {seconds:.0f} s of training ({result['tokens_per_second']:,.0f} tokens per second)"
+    )
     console.print(f"report  {run}/report.html")
     console.print(f"chat    tunesmith chat {run}")
 

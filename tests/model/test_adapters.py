@@ -41,3 +41,10 @@ def test_lora_s_arithmetic_by_hand():
 def test_targets_that_match_nothing_are_refused_with_those_there_are():
     with pytest.raises(InputError, match=r"\['q_prj'\] matches nothing.*down_proj, gate_proj, k_proj"):
         lora.attach(tiny_model(), target_modules=["q_prj"])
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["q_proj", "lm_head"]])
+def test_the_output_layer_is_refused(targets):
+    """The policy multiplies by the head's own weight, so an adapter there would be left out silently."""
+    with pytest.raises(InputError, match="reaches the output layer"):
+        lora.attach(tiny_model(), target_modules=targets)

@@ -62,14 +62,26 @@ def trained(tmp_path, name, **changes):
     return weights(loop)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_microbatches_1x8_8x1_4x2_are_the_same_training(tmp_path, dtype, bound):
-    """After 10 steps (with clipping, decay, warm-up) the weights agree; capacity 1 puts every row alone, 40 about two together."""
-    whole = trained(tmp_path, "1x8", dtype=dtype)
+def losses(folder):
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return np.array([e["loss"] for e in events if e["event"] == "step"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "bound"), [(torch.float64, 1e-2, 1e-10), (torch.float32, 1e-3, 1e-5), (torch.float32, 1e-2, None)]
+)
+def test_microbatches_1x8_8x1_4x2_are_the_same_training(tmp_path, dtype, rate, bound):
+    """Ten steps (with clipping, decay, warm-up): every step's loss agrees to 1e-5, and so do the weights at the end.
+
+    Capacity 1 puts every row alone, 40 about two together. At rate 1e-2 in fp32 only the losses are compared: where a gradient
+    is all rounding, Adam's division makes a step of the size of the rate out of it (float64 shows that nothing else differs).
+    """
+    whole = trained(tmp_path, "1x8", dtype=dtype, learning_rate=rate)
     for name, capacity in (("8x1", 1), ("4x2", 40)):
-        other = trained(tmp_path, name, dtype=dtype, microbatch_tokens=capacity)
+        other = trained(tmp_path, name, dtype=dtype, learning_rate=rate, microbatch_tokens=capacity)
+        assert np.abs(losses(tmp_path / name) - losses(tmp_path / "1x8")).max() <= 1e-5
         for key, value in whole.items():
-            assert (value - other[key]).abs().max() <= bound, (name, key)
+            assert bound is None or (value - other[key]).abs().max() <= bound, (name, key)
 
 
 def test_a_step_equals_plain_torch(tmp_path):

@@ -78,7 +78,9 @@ class _Grouped(torch.autograd.Function):
             qg, kg, vg = (_spread(x, g, k.shape[1]) for x in (scaled, k, v))
             scores = torch.bmm(qg, kg.transpose(1, 2)).view(-1, qg.shape[1] // g.length, g.length, g.length)
             # torch's bf16 softmax computes in fp32 and rounds once, and so does its backward: casts would only cost passes
-            p = torch.softmax(scores.masked_fill_(_future(g.length), float("-inf")), dim=-1).view(-1, qg.shape[1], g.length)
+            p = torch.softmax(scores.masked_fill_(_future(g.length), float("-inf")), dim=-1).view(
+                -1, qg.shape[1], g.length
+            )
             out[g.start : g.stop] = _collect(torch.bmm(p, vg), g, q.shape[1])
             kept += [qg, kg, vg, p]
         ctx.save_for_backward(*kept)

@@ -139,7 +139,7 @@ class Loop:
         with self._signals():
             if p.step == 0 and not p.metrics:
                 self._evaluate()
-            while p.step < plan.steps:
+            while p.step < plan.steps and not self._stopped_early():
                 epoch, rows = next(source)
                 self._step(epoch, rows)
                 last = p.step == plan.steps
@@ -147,11 +147,6 @@ class Loop:
                     self._evaluate()
                 if p.step % plan.checkpoint_every == 0 or last:
                     self.save()
-                if plan.early_stopping and p.since_best >= plan.early_stopping:
-                    self.run.emit(
-                        "notice", message=f"stopped early: no better validation loss in {p.since_best} evaluations"
-                    )
-                    break
                 if self._signal is not None:
                     self.save()
                     raise Interrupted(self._signal)
@@ -159,6 +154,13 @@ class Loop:
         if plan.early_stopping and p.best_step not in (None, p.step):
             self._restore_best()
         return p
+
+    def _stopped_early(self) -> bool:
+        p, patience = self.progress, self.plan.early_stopping
+        if patience is None or p.since_best < patience:
+            return False
+        self.run.emit("notice", message=f"stopped early: no better validation loss in {p.since_best} evaluations")
+        return True
 
     def _step(self, epoch: float, rows: Indices) -> None:
         """One optimizer step: the sum of the rows' losses over the step's scored tokens, whatever the micro-batches."""

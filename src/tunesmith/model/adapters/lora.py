@@ -18,7 +18,7 @@ def attach(
 ) -> Any:
     """Return the model as a PeftModel with fresh A (Kaiming) and B (zeros) on `target_modules`; alpha defaults to 2 r.
 
-    InputError where the target modules match nothing.
+    InputError where the target modules match nothing, or the output layer.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -31,7 +31,7 @@ def attach(
         use_rslora=rslora,
     )
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as e:
         linear = sorted(
             {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
@@ -39,3 +39,9 @@ def attach(
         raise InputError(
             f"adapter.target_modules {target_modules!r} matches nothing in this model; its linear layers are {', '.join(linear)}."
         ) from e
+    head = adapted.get_base_model().get_output_embeddings()
+    if hasattr(head, "base_layer"):  # the policy multiplies by the head's own weight, at scored positions only
+        raise InputError(
+            f"adapter.target_modules {target_modules!r} reaches the output layer, which LoRA does not train here; leave it out."
+        )
+    return adapted

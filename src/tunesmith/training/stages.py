@@ -1,0 +1,245 @@
+"""The stages of a run with its folder open: policy, loop, measurements before and after, result, report."""
+
+import hashlib
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith import registry, run
+from tunesmith.arguments import named
+from tunesmith.data.records import Examples
+from tunesmith.errors import GuardStop, InputError
+from tunesmith.training import checkpoint, measure
+from tunesmith.training import resolve as resolving
+from tunesmith.training.loop import Interrupted, Loop, Plan, Progress, peak_memory
+from tunesmith.training.prepare import Prepared, attach
+
+
+class Training:
+    """The stages of one run, in order; each fills in what the next needs."""
+
+    def __init__(self, prepared: Prepared, folder: Path, listeners: Sequence[run.Listener]) -> None:
+        self.prepared, self.config = prepared, prepared.config
+        self.folder, self.listeners = folder, listeners
+        self.progress = Progress()
+
+    def go(self, resume: bool) -> dict[str, Any]:
+        """Train to the end (from the newest whole checkpoint if `resume`) and return what the verb returns."""
+        with run.open_run(self.folder, tuple(self.listeners)) as self.run:
+            try:
+                return self._go(resume)
+            except GuardStop as e:
+                self._end("stopped", str(e))
+                raise
+            except InputError as e:
+                self._end("failed", str(e))
+                raise
+            except KeyboardInterrupt as e:
+                self._end("interrupted", str(e) or "interrupted")
+                raise
+            except Exception as e:
+                if isinstance(e, Interrupted):
+                    self._end("interrupted", str(e))
+                else:
+                    path = self.folder / "traceback.txt"
+                    path.write_text(traceback.format_exc())
+                    e.traceback_file = str(path)  # type: ignore[attr-defined]
+                    self._end("failed", f"{type(e).__name__}: {e}")
+                raise
+
+    def _go(self, resume: bool) -> dict[str, Any]:
+        found: Path | None = None
+        notices: list[str] = []
+        if resume:
+            found, notices = checkpoint.newest_whole(self.folder / "checkpoints")
+        self._announce(notices)
+        policy = self._policy()
+        loop = self._loop(policy)
+        if found is not None:
+            loop.resume(found)
+            self._same_data(found)
+        self._start(policy, loop.plan.steps, loop.progress.step if found else None)
+        self.progress = loop.progress
+        if found is None or not (self.folder / "results.json").is_file():
+            measure.before(self.folder / "results.json", *self._measure(policy))
+        return self._finish(policy, loop.train())
+
+    def _announce(self, notices: list[str]) -> None:
+        run.write_bytes(self.folder / "run.yaml", resolving.to_yaml(self.config, self.prepared.inferred).encode())
+        run.write_json(self.folder / "environment.json", run.environment(_device_name(self.prepared.machine.device)))
+        self.run.set_state("running", pid=os.getpid())
+        for notice in [*self.prepared.notices, *notices]:
+            self.run.emit("notice", message=notice)
+        for item in self.prepared.inferred:
+            self.run.emit("inferred", key=item.key, value=item.value, reason=item.reason)
+
+    def _policy(self) -> Any:
+        import torch
+
+        from tunesmith.model.loading import load_model
+        from tunesmith.model.lora import fuse
+        from tunesmith.model.policy import make_policy
+
+        torch.manual_seed(self.config.train.seed)
+        assert self.config.train.dtype is not None
+        model = load_model(self.prepared.source, dtype=self.config.train.dtype)
+        adapter = self.config.adapter or {}
+        if self.prepared.source.adapter:
+            model.requires_grad_(False)
+            model.set_adapter("default")  # which makes the adapter's own weights, and no others, trained
+        else:
+            model = attach(model, adapter)
+        fuse(model)
+        policy, sentence = make_policy(model.to(self.prepared.machine.device))
+        self.run.emit("notice", message=sentence)
+        return policy
+
+    def _loop(self, policy: Any) -> Any:
+        from tunesmith.training.optimizers import OPTIMIZERS
+
+        train = self.config.train
+        warmup = train.warmup or 0.0
+        given = {k: v for k, v in self.config.optimizer.items() if k not in ("name",)}
+        plan = Plan(
+            steps=self.prepared.steps,
+            learning_rate=float(given["learning_rate"]),
+            warmup=round(warmup * self.prepared.steps) if warmup < 1 else int(warmup),
+            **{
+                key: getattr(train, key)
+                for key in (
+                    "tokens_per_step",
+                    "batch_size",
+                    "microbatch_tokens",
+                    "schedule",
+                    "clip_norm",
+                    "seed",
+                    "evaluate_every",
+                    "checkpoint_every",
+                    "keep_last",
+                    "early_stopping",
+                )
+            },
+        )
+        asked = self.config.objective
+        objective = registry.load("training.objectives", asked["name"])
+        arguments = named(asked, "training.objectives", "loss", "objective", "the run", skip=("logps", "weights"))
+        return Loop(
+            self.run,
+            policy,
+            partial(objective.loss, **arguments),
+            self.prepared.examples,
+            self.prepared.rows,
+            plan,
+            lambda masters: OPTIMIZERS[self.config.optimizer["name"]](masters, **given),
+            lambda: self._validation_metrics(policy),
+            _fingerprint(self.prepared.examples, self.prepared.rows(0)),
+        )
+
+    def _same_data(self, path: Path) -> None:
+        stored = json.loads((path / "state.json").read_text())["data"]
+        if stored != _fingerprint(self.prepared.examples, self.prepared.rows(0)):
+            raise InputError(
+                f"the data of {self.folder} has changed since {path.name} was written; restore it or begin a new run."
+            )
+
+    def _start(self, policy: Any, steps: int, resumed_from: int | None) -> None:
+        parameters = list(policy.parameters())
+        adapter = self.config.adapter or {}
+        self.run.emit(
+            "start",
+            run=str(self.folder),
+            model=self.config.model.path,
+            objective=self.config.objective["name"],
+            adapter=adapter.get("name", f"from {adapter.get('from')}"),
+            steps=steps,
+            epochs=self.config.train.epochs,
+            rows=len(self.prepared.train_records),
+            validation_rows=len(self.prepared.held_out),
+            parameters=sum(p.numel() for p in parameters),
+            trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+            resumed_from=resumed_from,
+        )
+
+    def _validation_metrics(self, policy: Any) -> dict[str, Any]:
+        return measure.validation_metrics(policy, self.prepared.validation, self.config.train.microbatch_tokens or 4096)
+
+    def _measure(self, policy: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        limit = self.config.train.max_length
+        assert limit is not None
+        metrics, samples = measure.answers(
+            policy, self.prepared.tokenizer, self.prepared.held_out, self.config.evaluate, limit
+        )
+        return {**self._validation_metrics(policy), **metrics}, samples
+
+    def _finish(self, policy: Any, progress: Any) -> dict[str, Any]:
+        import torch
+
+        from tunesmith.evaluation.report import write_report
+
+        result = self._save_result(policy)
+        metrics, samples = self._measure(policy)
+        report: dict[str, Any] = {
+            "run": str(self.folder),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "scored_tokens": progress.scored_tokens,
+            "seconds": round(progress.seconds, 3),
+            "tokens_per_second": _throughput(progress.step_tokens, progress.step_seconds),
+            "train_loss": progress.train_loss,
+            "metrics": metrics,
+            "peak_memory_bytes": peak_memory(torch.device(self.prepared.machine.device)),
+            "result": str(result),
+        }
+        measure.after(self.folder / "results.json", metrics, samples, report)
+        self.run.set_state("done")
+        self.run.emit("end", state="done", step=progress.step, seconds=report["seconds"], tokens=progress.tokens)
+        write_report(self.folder)
+        return report
+
+    def _save_result(self, policy: Any) -> Path:
+        result, beside = self.folder / "result", self.folder / ".result.part"
+        shutil.rmtree(beside, ignore_errors=True)
+        for adapter in getattr(policy.model, "peft_config", {}).values():
+            if Path(self.prepared.source.base).is_dir():  # plain PEFT finds the base from any folder
+                adapter.base_model_name_or_path = str(Path(self.prepared.source.base).resolve())
+        policy.model.save_pretrained(beside)
+        self.prepared.tokenizer.save_pretrained(beside)
+        shutil.rmtree(result, ignore_errors=True)
+        beside.rename(result)
+        return result
+
+    def _end(self, state: str, message: str) -> None:
+        """Close an unfinished run: its state, its last event, and a report of what there is."""
+        from tunesmith.evaluation.report import write_report
+
+        done = {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": round(self.progress.seconds, 3)}
+        self.run.set_state(state, message=message)
+        self.run.emit("end", state=state, message=message, **done)
+        write_report(self.folder)
+
+
+def _throughput(tokens: list[int], seconds: list[float]) -> float | None:
+    """Real tokens per second of stepping, the first two steps left out (None where there were no more)."""
+    return round(sum(tokens[2:]) / sum(seconds[2:]), 1) if len(tokens) > 2 else None
+
+
+def _fingerprint(examples: Examples, rows: Any) -> str:
+    digest = hashlib.sha256()
+    for array in (examples.ids, examples.scored, examples.offsets, np.asarray(rows)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _device_name(device: str) -> str:
+    if device != "cuda":
+        return device
+    import torch
+
+    return str(torch.cuda.get_device_name())
