@@ -73,6 +73,14 @@ def test_folder_with_splits_reads_the_one_asked_for(write, tmp_path):
     assert [r.text for r in load({"path": str(tmp_path / "data"), "split": "test"}).records] == ["2"]
 
 
+def test_splits_go_by_many_names(write, tmp_path):
+    """val is the validation split, and what is beside it and named after no split is for training."""
+    write("data/rows.jsonl", [{"text": "1"}])
+    write("data/val.jsonl", [{"text": "2"}])
+    assert [r.text for r in load(str(tmp_path / "data")).records] == ["1"]
+    assert [r.text for r in load({"path": str(tmp_path / "data"), "split": "validation"}).records] == ["2"]
+
+
 def test_folder_of_texts(write, tmp_path):
     write("t/a.txt", "1")
     write("t/b.md", "2")

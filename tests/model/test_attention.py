@@ -54,3 +54,27 @@ def test_what_it_does_not_compute_raises(unknown):
     segments = attention.plan((6,), torch.tensor([0, 6]))
     with pytest.raises(ValueError, match="flat attention"):
         attention.flat_attention(torch.nn.Module(), x, x, x, None, segments=segments, **unknown)
+
+
+@pytest.mark.parametrize("version", ["2.10", "2.12"])
+def test_the_gpu_kernel_is_asked_in_the_words_of_its_version(monkeypatch, version):
+    """torch 2.10's kernel knows no scale and no grouped heads; a stand-in with each signature gives the definition's numbers."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    lengths = (7, 4)
+
+    def old(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
+        assert is_causal
+        assert key.shape == query.shape
+        return alone(query, key, value, lengths)
+
+    def new(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+        assert window_size == (-1, 0)
+        assert enable_gqa
+        return alone(query * (scale * query.shape[-1] ** 0.5), key, value, lengths)
+
+    monkeypatch.setattr(varlen, "varlen_attn", old if version == "2.10" else new)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(11, heads, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    segments = attention.plan(lengths, torch.tensor([0, 7, 11], dtype=torch.int32))
+    got = attention._on_gpu(q, k, v, segments, 0.2)
+    assert (got - alone(q * (0.2 * 8**0.5), k, v, lengths)).abs().max() <= 1e-12

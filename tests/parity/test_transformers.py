@@ -110,3 +110,38 @@ def test_a_model_the_flat_attention_does_not_compute_runs_padded():
     batch = collate(examples, np.arange(4))
     loss = sft.loss(policy(batch), batch.weights) / len(batch.weights)
     assert abs(loss.item() - padded_loss(model, examples).item()) <= 1e-5
+
+
+def test_a_row_longer_than_the_window_runs_padded_and_the_others_flat():
+    """The probe is shorter than the window, so the model runs flat; the one batch that would need the window does not."""
+    from transformers import AutoModelForCausalLM, MistralConfig
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    model = AutoModelForCausalLM.from_config(MistralConfig(**shape, **heads, sliding_window=1100))
+    policy, sentence = make_policy(model)
+    assert sentence.startswith("flat")
+    for low in (1050, 1200):
+        examples = random_examples(n=2, low=low, high=low + 1)
+        batch = collate(examples, np.arange(2))
+        loss = sft.loss(policy(batch), batch.weights) / len(batch.weights)
+        with policy.plain_attention():
+            assert abs(loss.item() - padded_loss(model, examples).item()) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["dropout", "bias"])
+def test_what_the_flat_forward_would_leave_out_runs_padded(kind):
+    """Attention dropout is asked in training alone, and a fresh output bias is zero: neither shows in log-probs of eval mode."""
+    from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig
+
+    torch.manual_seed(0)
+    gpt2 = GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
+    phi = PhiConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
+    policy, sentence = make_policy(AutoModelForCausalLM.from_config(gpt2 if kind == "dropout" else phi))
+    assert not policy.flat
+    assert kind in sentence
+    policy.train()
+    batch = collate(random_examples(n=3), np.arange(3))
+    sft.loss(policy(batch), batch.weights).backward()
+    assert all(p.grad is not None for p in policy.parameters())

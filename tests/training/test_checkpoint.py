@@ -54,3 +54,23 @@ def test_prune_keeps_the_last_and_the_best(tmp_path):
         save(tmp_path, step)
     checkpoint.prune(tmp_path, 2, 4)
     assert [p.name for p in checkpoint.listed(tmp_path)] == ["step-4", "step-8", "step-10"]
+
+
+def test_a_step_saved_twice_is_never_away(tmp_path):
+    """The second save of a whole step touches nothing (a run killed in between would find none); a damaged one is replaced."""
+    first = save(tmp_path, 2)
+    before = first.stat().st_ino
+    assert save(tmp_path, 2) == first
+    assert first.stat().st_ino == before
+    (first / "state.json").write_text("{")
+    save(tmp_path, 2)
+    assert checkpoint.damage(first) is None
+
+
+def test_a_damaged_newer_checkpoint_costs_no_whole_one_its_place(tmp_path):
+    """Step 20 is damaged and the run goes on from 10: of the last one kept, 12 is the last."""
+    save(tmp_path, 10)
+    (save(tmp_path, 20) / "state.json").write_text("{")
+    save(tmp_path, 12)
+    checkpoint.prune(tmp_path, 1, None)
+    assert [p.name for p in checkpoint.listed(tmp_path)] == ["step-12"]

@@ -16,7 +16,11 @@ from tunesmith.errors import InputError, did_you_mean
 
 TABLES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 TEXTS = (".txt", ".md")
-_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+_SPLITS = {
+    "train": "train",
+    "test": "test",
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +63,16 @@ def _folder(place: Path, split: str) -> tuple[list[Path | str], list[str]]:
     if not files:
         raise InputError(f"the folder {place} holds no data files ({', '.join(TABLES + TEXTS)}).")
     of_split = {p: _split_of(p.relative_to(place)) for p in files}
-    if any(name == split for name in of_split.values()) and any(
-        name not in (split, None) for name in of_split.values()
-    ):
-        left = sorted(str(p.relative_to(place)) for p, name in of_split.items() if name != split)
+    split = _SPLITS.get(split, split)
+    chosen = [p for p in files if of_split[p] == split]
+    if not chosen and split == "train":
+        chosen = [p for p in files if of_split[p] is None]  # data.jsonl beside test.jsonl
+    left = [str(p.relative_to(place)) for p in files if p not in chosen]
+    if chosen and left and (split != "train" or any(of_split[p] not in (split, None) for p in files)):
         notices.append(
             f'{place}: read as split "{split}"; left out: {", ".join(left[:5])}{" …" if len(left) > 5 else ""}.'
         )
-        files = [p for p in files if of_split[p] == split]
+        files = chosen
     return list(files), notices
 
 
@@ -74,7 +80,7 @@ def _split_of(path: Path) -> str | None:
     for part in (path.stem, *path.parts[:-1]):
         first = re.split(r"[-_.]", part.lower())[0]
         if first in _SPLITS:
-            return first
+            return _SPLITS[first]
     return None
 
 

@@ -159,18 +159,22 @@ def _on_cpu(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -
 
 
 def _on_gpu(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
-    """torch's varlen kernel; its way to say "causal" and "grouped heads" changed between torch 2.10 and 2.12."""
+    """torch's varlen kernel; its way to say "causal", "scale" and "grouped heads" changed between torch 2.10 and 2.12."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "scale" in known:
+        options["scale"] = scale
+    elif (own := q.shape[-1] ** -0.5) != scale:  # torch 2.10 always divides by sqrt(D)
+        q = q * (scale / own)
     if k.shape[1] != q.shape[1]:
         if "enable_gqa" in known:
-            causal["enable_gqa"] = True
+            options["enable_gqa"] = True
         else:
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     cu, longest = segments.cu_seqlens, segments.longest
-    out = varlen_attn(q, k, v, cu, cu, longest, longest, scale=scale, **causal)
+    out = varlen_attn(q, k, v, cu, cu, longest, longest, **options)
     return out if isinstance(out, Tensor) else out[0]
 
 

@@ -186,12 +186,13 @@ def offline() -> Iterator[None]:
 
 def check_weights(source: ModelSource) -> None:
     """InputError unless local folders have safetensors weights, whole by their own header; opens no tensor."""
-    for folder in (Path(source.base), Path(source.adapter or source.base)):
-        if folder.is_dir():
-            _check_folder(folder)
+    for folder, name in ((source.base, "*.safetensors"), (source.adapter, "adapter_model.safetensors")):
+        if folder is not None and Path(folder).is_dir():
+            _check_folder(Path(folder), name)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, name: str) -> None:
+    """`name`: what the weights are called; PEFT would take an adapter's pickle where only another file is safetensors."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -200,13 +201,13 @@ def _check_folder(folder: Path) -> None:
             raise InputError(f"{index} is damaged: it is no index of weight files.") from e
         files = [folder / os.path.basename(n) for n in names]  # an index that names ../ reaches nothing
     else:
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(folder.glob(name))
     if not files:
         pickles = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt*")]
         hint = (
             f" It has {pickles[0]}, a pickle, which can run code: convert it to safetensors first." if pickles else ""
         )
-        raise InputError(f"the model folder {folder} holds no *.safetensors weights.{hint}")
+        raise InputError(f"the model folder {folder} holds no {name} weights.{hint}")
     for file in files:
         if not file.is_file():
             raise InputError(f"{file} is named by {index.name} but is not there.")

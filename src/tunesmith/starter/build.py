@@ -1,4 +1,4 @@
-"""Rebuild the starter from nothing: text -> tokenizer -> first weights -> two stages of pre-training -> checked files.
+"""Rebuild the starter from nothing: text -> tokenizer -> first weights -> three stages of pre-training -> checked files.
 
 `python -m tunesmith.starter.build --output DIR` does all of it; recipes/starter says how long that takes and what comes out.
 """
@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tunesmith.starter import FILES, checksums, corpus, tasks
+from tunesmith.starter import FILES, MODEL, checksums, corpus, practice, tasks
 from tunesmith.starter.tokenizer import TURN_END, train_tokenizer
 
 SEED = 1
 REPETITIONS = 24_000  # documents of the first stage, about 0.6 million tokens
-DOCUMENTS = 125_000  # of the second, about 7.5 million
+DOCUMENTS = 125_000  # of the second, about 7.2 million
+PRACTICE = 115_000  # of the third, about 8 million
 
 SHAPE = {
     "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 6, "num_key_value_heads": 6,
@@ -24,7 +25,7 @@ SHAPE = {
 
 
 def stages(folder: Path) -> list[dict[str, Any]]:
-    """Return the run files of the two stages under `folder`: copying first, then everything."""
+    """Return the run files of the three stages under `folder`: copying first, then the world, then practice."""
     common = {
         "objective": {"name": "pretrain"},
         "adapter": {"name": "full"},
@@ -40,7 +41,11 @@ def stages(folder: Path) -> list[dict[str, Any]]:
         "model": str(folder / "copying"), "data": str(folder / "documents.jsonl"), "output": str(folder / "world"),
         "train": train | {"tokens_per_step": 1536, "warmup": 300},
     }  # fmt: skip
-    return [common | copying, common | world]
+    practice = {
+        "model": str(folder / "world"), "data": str(folder / "practice.jsonl"), "output": str(folder / "practice"),
+        "train": train | {"tokens_per_step": 1536, "warmup": 100},
+    }  # fmt: skip
+    return [common | copying, common | world, common | practice]
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> Path:
@@ -52,23 +57,26 @@ def write_texts(path: Path, texts: Iterable[str]) -> Path:
 
 
 def make_tokenizer() -> Any:
-    """Return the tokenizer trained on the generator's text: documents, requests, answers and calls."""
+    """Return a tokenizer trained on the generator's text (documents, requests, answers, calls): for a world whose words changed.
+
+    The one that ships was made so from an earlier set of requests; weights belong to the tokenizer they were trained with.
+    """
     rows = tasks.rows(SEED, 2000, held=False)
     texts = [m["content"] for r in rows for m in r["messages"] if m["content"]] + [tasks.answer_text(r) for r in rows]
     texts += [f"{t}({key}: {kind}): {what}" for t, (key, kind, what) in tasks.TOOLS.items()]
     return train_tokenizer([*corpus.documents(SEED, 6000), *texts])
 
 
-def init_model(folder: Path, seed: int = SEED) -> Path:
-    """Write the tokenizer and the first weights (fp32) of the Llama into the folder and return it.
+def init_model(folder: Path, tokenizer: Any = None, seed: int = SEED) -> Path:
+    """Write the tokenizer (default: the one that ships) and the first weights (fp32) of the Llama into the folder and return it.
 
     The weights are random, with keys equal to queries and outputs equal to the values' transpose, so that attention begins by
     looking for like tokens and passing them on: mimetic initialisation (Trockman & Kolter, 2023, arXiv 2305.09828).
     """
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(MODEL)
     torch.manual_seed(seed)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=-(-len(tokenizer) // 64) * 64, **SHAPE, **ids))
@@ -85,22 +93,23 @@ def init_model(folder: Path, seed: int = SEED) -> Path:
     return folder
 
 
-def prepare(folder: Path) -> None:
-    """Write under `folder` what the two stages read: repetitions.jsonl, documents.jsonl and init/."""
+def prepare(folder: Path, tokenizer: Any = None) -> None:
+    """Write under `folder` what the stages read: repetitions.jsonl, documents.jsonl, practice.jsonl and init/."""
     folder.mkdir(parents=True, exist_ok=True)
     write_texts(folder / "repetitions.jsonl", corpus.repetitions(SEED, REPETITIONS))
     write_texts(folder / "documents.jsonl", corpus.documents(SEED, DOCUMENTS))
-    init_model(folder / "init")
+    write_texts(folder / "practice.jsonl", practice.documents(SEED, PRACTICE))
+    init_model(folder / "init", tokenizer)
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, tokenizer: Any = None) -> Path:
     """Do it all under `folder`, and return the folder of the finished model (config, bf16 weights, tokenizer, SHA256SUMS)."""
     import tunesmith
 
-    prepare(folder)
+    prepare(folder, tokenizer)
     for stage in stages(folder):
         tunesmith.train(stage)
-    return package(folder / "world" / "result", folder / "model")
+    return package(folder / "practice" / "result", folder / "model")
 
 
 def package(result: Path, folder: Path) -> Path:
@@ -121,13 +130,17 @@ def main() -> None:
     parser.add_argument(
         "--package", action="store_true", help="only copy the finished run's model to DIR/model, with its checksums"
     )
+    parser.add_argument(
+        "--new-tokenizer", action="store_true", help="train the tokenizer anew too, for a generator with other words"
+    )
     args = parser.parse_args()
+    tokenizer = make_tokenizer() if args.new_tokenizer else None
     if args.prepare:
-        prepare(args.output)
+        prepare(args.output, tokenizer)
     elif args.package:
-        print(package(args.output / "world" / "result", args.output / "model"))
+        print(package(args.output / "practice" / "result", args.output / "model"))
     else:
-        print(build(args.output))
+        print(build(args.output, tokenizer))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """From examples to micro-batches: rows to a step, packing inside it, and the flat batch every objective consumes."""
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -66,16 +67,17 @@ def pack(lengths: npt.NDArray[np.int64], capacity: int) -> list[Indices]:
     Deterministic: ties go to the earlier row and the earlier bin.
     """
     bins: list[list[int]] = []
-    room: list[int] = []
+    room: list[
+        tuple[int, int]
+    ] = []  # (tokens free, bin), sorted: the first with enough room is the fullest that has it
     for row in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[row])
-        best = min((b for b in range(len(bins)) if room[b] >= length), key=lambda b: (room[b], b), default=None)
-        if best is None:
+        at = bisect_left(room, (length, 0))
+        free, best = room.pop(at) if at < len(room) else (capacity, len(bins))
+        if best == len(bins):
             bins.append([])
-            room.append(capacity)
-            best = len(bins) - 1
         bins[best].append(row)
-        room[best] -= length
+        insort(room, (free - length, best))
     return [np.array(b, dtype=np.int64) for b in bins]
 
 

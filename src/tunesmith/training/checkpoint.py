@@ -18,8 +18,13 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     """Write checkpoints/step-N with one safetensors file per entry of `tensors` and state.json; return its path.
 
     Nothing of that name is visible until every byte is on disk: files and folder are synced before the rename, the parent after.
+    A step that is saved whole already is left as it is. Newer ones, which were damaged when the run was resumed, are dropped.
     """
     final = folder / f"step-{step}"
+    if (
+        final.is_dir() and damage(final) is None
+    ):  # saved twice, as best and as due: to replace it would leave a moment without
+        return final
     beside = folder / f".step-{step}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -29,11 +34,14 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     sums = {p.name: _sum(p) for p in sorted(beside.iterdir())}
     (beside / MANIFEST).write_text(json.dumps(sums, indent=1))
     for p in beside.iterdir():
-        _sync(p)
-    _sync(beside)
+        sync(p)
+    sync(beside)
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
-    _sync(folder)
+    sync(folder)
+    for newer in listed(folder):
+        if _step(newer) > step:
+            shutil.rmtree(newer)
     return final
 
 
@@ -71,7 +79,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 
 def listed(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest step first."""
-    return sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(folder.glob("step-*"), key=_step)
 
 
 def prune(folder: Path, keep_last: int, best_step: int | None) -> None:
@@ -98,12 +106,17 @@ def set_rng_state(state: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
 def _sum(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -180,7 +180,7 @@ def _microbatch(shape: Shape, machine: Machine, amount: Amount, tokens: int | No
     return Inferred(
         "train.microbatch_tokens",
         value,
-        f"about {value * per_token / 2**30:.1f} GiB of activations of {machine.free_bytes / 2**30:.0f} GiB free",
+        f"about {_memory(value * per_token)} of activations of {_memory(machine.free_bytes)} free",
     )
 
 
@@ -190,3 +190,7 @@ def _power_of_two(x: float) -> int:
 
 def _count(n: int) -> str:
     return f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.1f}M" if n >= 1e6 else f"{n / 1e3:.0f}k"
+
+
+def _memory(n: float) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"

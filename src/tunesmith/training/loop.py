@@ -95,7 +95,7 @@ def plan_steps(
 def count_steps(
     lengths: npt.NDArray[np.int64], rows: Rows, seed: int, tokens: int | None, batch_size: int | None, epochs: float
 ) -> int:
-    """Return how many steps `epochs` epochs take, at least 1 (a part of an epoch ends with the step that reaches it)."""
+    """Return how many steps end within `epochs` epochs, at least 1."""
     count = 0
     for done, _ in plan_steps(lengths, rows, seed, tokens, batch_size):
         if done > epochs + 1e-9:
@@ -211,9 +211,14 @@ class Loop:
 
         if not self._pending:
             return
+        waited = time.perf_counter()
         numbers = torch.stack([torch.stack((a.float(), b.float())) for _, a, b in self._pending]).tolist()
         if began is not None:
             self._clock(began, self._pending[-1][0]["tokens"])
+        else:  # between steps: the wait belongs to the steps that are waited for
+            waited = time.perf_counter() - waited
+            self.progress.seconds += waited
+            self.progress.step_seconds[-1] += waited
         n = len(self._pending)
         # On an asynchronous device the time shows where it is waited for: share it among the steps it is for.
         seconds = sum(self.progress.step_seconds[-n:]) / n

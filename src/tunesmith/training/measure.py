@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith import run
+from tunesmith import registry, run
 from tunesmith.data.records import Chat, Examples, Record
+from tunesmith.evaluation.items import Item
 from tunesmith.model.policy import Policy
 
 SAMPLES = 8  # answers shown before and after where no metric asks for more
@@ -33,30 +34,35 @@ def answers(
 ) -> tuple[Metrics, list[dict[str, Any]]]:
     """Return the asked metrics over all records and, per answered row, {"category", "prompt", "reference", "answer", "score"}.
 
-    Without metrics the first few rows are answered, for people to read, and nothing is scored.
+    Where no metric asks for answers the first few rows are answered all the same, for people to read, and not scored.
     """
     from tunesmith.evaluation.evaluator import evaluate_records
 
-    asked = list(metrics)
-    rows = list(records) if asked else [r for r in records if isinstance(r, Chat)][:SAMPLES]
+    found: Metrics = {}
+    if metrics:
+        measured = evaluate_records(policy, tokenizer, records, metrics, max_length=max_length)
+        found = measured.metrics
+        shown = next(
+            (m["name"] for m in metrics if registry.load("evaluation.metrics", m["name"]).NEEDS == "answers"), None
+        )
+        if shown is not None:
+            return found, [_sample(item, shown) for item in measured.items if item.answer is not None]
+    rows = [r for r in records if isinstance(r, Chat)][:SAMPLES]
     if not rows:
-        return {}, []
-    found = evaluate_records(policy, tokenizer, rows, asked or [{"name": "exact_match"}], max_length=max_length)
-    shown = [m["name"] for m in asked if m["name"] != "perplexity"]
-    samples = []
-    for item in found.items:
-        if item.answer is not None:
-            score = item.scores.get(shown[0]) if shown else None
-            samples.append(
-                {
-                    "category": item.category,
-                    "prompt": item.prompt,
-                    "reference": item.reference,
-                    "answer": item.answer,
-                    "score": score[0] if score else None,
-                }
-            )
-    return found.metrics if asked else {}, samples
+        return found, []
+    read = evaluate_records(policy, tokenizer, rows, [{"name": "exact_match"}], max_length=max_length)
+    return found, [_sample(item, None) for item in read.items if item.answer is not None]
+
+
+def _sample(item: Item, metric: str | None) -> dict[str, Any]:
+    score = item.scores.get(metric) if metric else None
+    return {
+        "category": item.category,
+        "prompt": item.prompt,
+        "reference": item.reference,
+        "answer": item.answer,
+        "score": score[0] if score else None,
+    }
 
 
 def before(path: Path, metrics: Metrics, samples: list[dict[str, Any]]) -> None:

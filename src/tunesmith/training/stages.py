@@ -1,5 +1,6 @@
 """The stages of a run with its folder open: policy, loop, measurements before and after, result, report."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -63,8 +64,8 @@ class Training:
         policy = self._policy()
         loop = self._loop(policy)
         if found is not None:
-            loop.resume(found)
             self._same_data(found)
+            loop.resume(found)
         self._start(policy, loop.plan.steps, loop.progress.step if found else None)
         self.progress = loop.progress
         if found is None or not (self.folder / "results.json").is_file():
@@ -106,7 +107,7 @@ class Training:
 
         train = self.config.train
         warmup = train.warmup or 0.0
-        given = {k: v for k, v in self.config.optimizer.items() if k not in ("name",)}
+        given = {k: v for k, v in self.config.optimizer.items() if k != "name"}
         plan = Plan(
             steps=self.prepared.steps,
             learning_rate=float(given["learning_rate"]),
@@ -176,7 +177,8 @@ class Training:
         metrics, samples = measure.answers(
             policy, self.prepared.tokenizer, self.prepared.held_out, self.config.evaluate, limit
         )
-        return {**self._validation_metrics(policy), **metrics}, samples
+        own = self._validation_metrics(policy)
+        return {**own, **metrics, **own}, samples  # its own perplexity is over all the tokens that were trained on
 
     def _finish(self, policy: Any, progress: Any) -> dict[str, Any]:
         import torch
@@ -198,9 +200,9 @@ class Training:
             "result": str(result),
         }
         measure.after(self.folder / "results.json", metrics, samples, report)
-        self.run.set_state("done")
         self.run.emit("end", state="done", step=progress.step, seconds=report["seconds"], tokens=progress.tokens)
         write_report(self.folder)
+        self.run.set_state("done")
         return report
 
     def _save_result(self, policy: Any) -> Path:
@@ -211,6 +213,8 @@ class Training:
                 adapter.base_model_name_or_path = str(Path(self.prepared.source.base).resolve())
         policy.model.save_pretrained(beside)
         self.prepared.tokenizer.save_pretrained(beside)
+        for path in (*beside.iterdir(), beside):
+            checkpoint.sync(path)
         shutil.rmtree(result, ignore_errors=True)
         beside.rename(result)
         return result
@@ -222,7 +226,8 @@ class Training:
         done = {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": round(self.progress.seconds, 3)}
         self.run.set_state(state, message=message)
         self.run.emit("end", state=state, message=message, **done)
-        write_report(self.folder)
+        with contextlib.suppress(Exception):  # what ended the run is what must be told
+            write_report(self.folder)
 
 
 def _throughput(tokens: list[int], seconds: list[float]) -> float | None:
