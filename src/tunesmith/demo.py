@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.run import Listener
+from tunesmith.run import Listener, open_run
 
 # What a user would write in a run file; everything else is inferred. The budget is 75 seconds of training on two cores.
 SETTINGS: dict[str, Any] = {
@@ -28,10 +28,11 @@ def run_demo(output: str, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
 
     starter.verify()
     folder = Path(output)
-    data = starter.write_data(folder / "data")
     run = folder / "run"
     if (run / "state.json").is_file():
-        shutil.rmtree(run)
+        with open_run(run):  # refused while another process writes it
+            shutil.rmtree(run)
+    data = starter.write_data(folder / "data")
     config = {**SETTINGS, "data": str(data["train"]), "validation": {"path": str(data["heldout"])}, "output": str(run)}
     return train(config, listeners=listeners)
 

@@ -79,7 +79,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 
 def listed(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest step first."""
-    return sorted(folder.glob("step-*"), key=_step)
+    return sorted((p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()), key=_step)
 
 
 def prune(folder: Path, keep_last: int, best_step: int | None) -> None:
