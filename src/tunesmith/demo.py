@@ -46,7 +46,7 @@ def show_demo(result: dict[str, Any], console: Any) -> None:
     run = Path(result["run"])
     results = json.loads((run / "results.json").read_text())
     before, after = results["before"]["metrics"], results["after"]["metrics"]
-    table = Table(title="Held-out instructions answered by the rule", title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in ("family", "before", "after"):
         table.add_column(name, justify="left" if name == "family" else "right")
     for name in sorted(n for n in after if n.startswith("rule/") and n != "rule/families"):
@@ -54,7 +54,7 @@ def show_demo(result: dict[str, Any], console: Any) -> None:
     mean_before, mean = before["rule/families"], after["rule/families"]
     table.add_section()
     table.add_row("mean over families", f"{mean_before['value']:.0%}", f"{mean['value']:.0%}", style="bold")
-    console.print()
+    console.print("\nHeld-out instructions answered as the rule asks")
     console.print(table)
     console.print()
     for sample in one_per_family(results["samples"])[:4]:

@@ -73,8 +73,8 @@ def memory(number_of_bytes: float | None) -> str:
 
 
 def title(name: str) -> str:
-    """Return 'Exact match' for exact_match."""
-    words = name.replace("_", " ").strip()
+    """Return 'Exact match' for exact_match, and 'Rule score' for rule."""
+    words = "rule score" if name == "rule" else name.replace("_", " ").strip()
     return words[:1].upper() + words[1:]
 
 

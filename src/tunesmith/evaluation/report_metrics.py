@@ -8,6 +8,8 @@ from html import escape
 from tunesmith.evaluation.report_format import count, is_fraction, less_is_better, percent, significant, title
 from tunesmith.evaluation.report_run import RunRecord, number
 
+MEAN = "families"  # NAME/families is the mean over the categories, each counting the same
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -88,11 +90,13 @@ def read_families(run: RunRecord) -> list[Family]:
     for name in dict.fromkeys([*after, *before]):
         family, _, category = name.partition("/")
         rows.setdefault(family, []).append(Row(category, before.get(name), after.get(name)))
-    families = [
-        Family(name, sorted(of, key=lambda row: (row.category != "", -row.after.value if row.after else 0.0)))
-        for name, of in rows.items()
-    ]
+    families = [Family(name, sorted(of, key=_place)) for name, of in rows.items()]
     return sorted(families, key=lambda family: family.less_is_better)
+
+
+def _place(row: Row) -> tuple[bool, bool, float]:
+    """All rows together first, then the mean over families, then the families from the best down."""
+    return row.category != "", row.category != MEAN, -row.after.value if row.after else 0.0
 
 
 def evaluations(run: RunRecord) -> dict[int, dict[str, Measure]]:
@@ -160,6 +164,8 @@ def _table(family: Family) -> str:
 def _table_row(family: Family, row: Row, sides: Sequence[str], scale: "_Scale") -> str:
     n = next((measure.n for measure in (row.after, row.before) if measure and measure.n), None)
     name = escape(row.category.replace("_", " ")) or "all"
+    if row.category == MEAN:
+        name = "mean over families"
     items = f'<span class="n">n = {count(n)}</span>' if n else ""
     values = "".join(_value_cell(family, getattr(row, side), side) for side in sides)
     if len(sides) == 2:
