@@ -49,3 +49,24 @@ def random_examples(
     mask[offsets[:-1]] = False
     ids = rng.integers(0, vocabulary, offsets[-1]).astype(np.int32)
     return Examples(ids, mask, offsets, np.arange(n), [Origin("random", i + 1) for i in range(n)])
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer(template: str = CHATML):
+    """Return a tokenizer of one token per byte and four special ones (260 in all): no merges, so any word is several tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(t, special=True) for t in ("<eos>", "<pad>", "<|im_start|>", "<|im_end|>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>")
+    tokenizer.chat_template = template
+    return tokenizer

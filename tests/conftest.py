@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 
-from builders import tiny_model
+from builders import byte_tokenizer, tiny_model
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 
@@ -25,28 +25,12 @@ def shared() -> Path:
     return SHARED
 
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A folder with a tiny random Llama, and a tokenizer of bytes with a chat template; about 0.1 MB."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(t, special=True) for t in ("<eos>", "<pad>", "<|im_start|>", "<|im_end|>")])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>")
-    tokenizer.chat_template = CHATML
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_model("llama", vocab_size=260, bos_token_id=None, eos_token_id=256).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     return folder
 
 

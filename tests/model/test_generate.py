@@ -4,25 +4,20 @@ import math
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
+from builders import byte_tokenizer
 from tunesmith.errors import InputError
 from tunesmith.model import generate as module
 from tunesmith.model.decoding import Batch, Pieces, Processors, cut_at_stop, end_tokens, held_back, pick, turn_end
 from tunesmith.model.generate import encode_prompts, generate, stream
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 SIZES = {
     "vocab_size": 260,
     "hidden_size": 32,
@@ -40,14 +35,7 @@ SIZES = {
 @pytest.fixture(scope="module")
 def tokenizer():
     """One token per byte, and four special tokens: no merges, so a stop string always spans several tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(t, special=True) for t in ("<eos>", "<pad>", "<|im_start|>", "<|im_end|>")])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>")
-    tokenizer.chat_template = CHATML
-    return tokenizer
+    return byte_tokenizer()
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3"])

@@ -21,10 +21,8 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
     A step that is saved whole already is left as it is. Newer ones, which were damaged when the run was resumed, are dropped.
     """
     final = folder / f"step-{step}"
-    if (
-        final.is_dir() and damage(final) is None
-    ):  # saved twice, as best and as due: to replace it would leave a moment without
-        return final
+    if final.is_dir() and damage(final) is None:
+        return final  # saved twice, as best and as due: to replace it would leave a moment without
     beside = folder / f".step-{step}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

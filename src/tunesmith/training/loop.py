@@ -28,8 +28,9 @@ from tunesmith.training.schedules import factor
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-LOG_EVERY = {"cpu": 1}  # steps between reading the losses from the device; on others every DEFAULT_LOG steps
-DEFAULT_LOG = 10
+LOG_EVERY = (
+    10  # steps between reading the losses from a device that computes asynchronously; a CPU's are read at every step
+)
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: somebody asked for it)
@@ -193,7 +194,7 @@ class Loop:
             "scored_tokens": scored,
         }
         self._pending.append((facts, total, norm))
-        if len(self._pending) >= LOG_EVERY.get(self.device.type, DEFAULT_LOG):
+        if self.device.type == "cpu" or len(self._pending) >= LOG_EVERY:
             self._flush(began)
         else:
             self._clock(began, tokens)
