@@ -5,35 +5,144 @@ import torch
 
 from tunesmith.data.records import Examples, Origin
 
+COMMON = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+ALTERNATING = ["sliding_attention", "full_attention"]
+YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.5], "long_factor": [1.1, 1.6, 4.0, 40.0]}
+
+# What is particular to each family, as in a real config of it (named where ../shared/configs has one), but for its sizes.
+FAMILIES = {
+    "llama": {"model_type": "llama"},
+    "llama3": {  # Llama-3.1-8B-Instruct
+        "model_type": "llama",
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},  # qwen2.5_0.5b
+    "qwen3": {"model_type": "qwen3", "head_dim": 8},  # Qwen3-8B
+    "mistral": {
+        "model_type": "mistral",
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 8,
+    },  # v0.1 had a window; mistral_7b_instruct
+    "gemma2": {  # gemma_2_9b
+        "model_type": "gemma2",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 8,
+        "layer_types": ALTERNATING,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    "gemma3": {  # gemma3_text
+        "model_type": "gemma3_text",
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 8,
+        "layer_types": ALTERNATING,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000},
+            "full_attention": {"rope_type": "default", "rope_theta": 1000000},
+        },
+    },
+    "phi3": {  # phi3
+        "model_type": "phi3",
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 8,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 128,
+        "rope_parameters": {**LONGROPE, "rope_theta": 10000.0},
+    },
+    "gpt2": {"model_type": "gpt2", "n_inner": 48, "bos_token_id": 0, "eos_token_id": 0},
+    "gpt_neox": {"model_type": "gpt_neox"},
+    "opt": {"model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 16, "pad_token_id": 1},
+    "falcon": {"model_type": "falcon", "bos_token_id": 0, "eos_token_id": 0},
+    "falcon_new": {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2, "eos_token_id": 0},
+    "falcon_alibi": {
+        "model_type": "falcon",
+        "alibi": True,
+        "multi_query": False,
+        "parallel_attn": False,
+        "bias": True,
+        "eos_token_id": 0,
+    },
+    "gpt_oss": {  # gpt_oss_20b
+        "model_type": "gpt_oss",
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "layer_types": ALTERNATING,
+        "rope_parameters": {**YARN, "rope_theta": 150000.0, "original_max_position_embeddings": 8},
+    },
+    "mixtral": {  # mixtral
+        "model_type": "mixtral",
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "router_aux_loss_coef": 0.02,
+    },
+    "qwen3_moe": {  # qwen3_30b
+        "model_type": "qwen3_moe",
+        "head_dim": 8,
+        "moe_intermediate_size": 16,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+    },
+    "stablelm": {"model_type": "stablelm", "num_key_value_heads": 4},  # stablelm_3b
+    "cohere": {"model_type": "cohere", "logit_scale": 0.0625},
+    "granite": {
+        "model_type": "granite",
+        "logits_scaling": 8.0,
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.1,
+        "residual_multiplier": 0.22,
+    },
+    "phi": {"model_type": "phi", "num_key_value_heads": 4},
+    "bloom": {"model_type": "bloom", "eos_token_id": 0},
+}
+
 
 def tiny_config(family: str, **changes):
     """Return a two-layer transformers config of a family."""
-    from transformers import LlamaConfig, Qwen3Config
+    from transformers import AutoConfig
 
-    common = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-    }
-    if family == "qwen3":
-        return Qwen3Config(**{**common, "head_dim": 8, **changes})
-    return LlamaConfig(**{**common, **changes})
+    settings = {**COMMON, **FAMILIES[family], **changes}
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
 def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """Return a tiny random causal LM with weights large enough that its log-probs differ from uniform."""
+    """Return a tiny random causal LM with weights large enough that its log-probs differ from uniform, and biases that are not zero."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(family, **changes)).to(dtype)
     with torch.no_grad():
-        for p in model.parameters():
+        for name, p in model.named_parameters():
             if p.ndim > 1:
                 p.mul_(5)
+            elif name.endswith("bias"):
+                p.normal_(std=0.1)
     return model
 
 

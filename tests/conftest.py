@@ -14,6 +14,15 @@ import pytest
 
 from builders import byte_tokenizer, tiny_model
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _tokens_stay_here(tmp_path_factory):
+    """Rendered tokens are kept in a folder of the test run, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 
 

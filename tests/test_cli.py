@@ -180,5 +180,6 @@ def test_a_signal_outside_the_steps_leaves_a_run_that_resumes(tunesmith_cli, goo
 def test_a_guard_is_exit_3(tunesmith_cli, good, tmp_path):
     code, _, err = tunesmith_cli(*good, "--set", "optimizer.learning_rate=1e30")
     assert code == 3, err
-    assert "is no finite number" in err.splitlines()[-1]
+    assert "training diverged at learning rate 1e+30" in err.splitlines()[-1]
+    assert "the last good state is kept as checkpoints/step-0" in err.splitlines()[-1]
     assert run.state(tmp_path / "run") == "stopped"

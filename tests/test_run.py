@@ -67,3 +67,11 @@ def test_the_environment_holds_no_environment_variable(monkeypatch):
     found = run.environment("cpu")
     assert found["packages"]["torch"]
     assert "hf_secret" not in json.dumps(found)
+
+
+def test_a_run_seen_from_elsewhere_writes_nothing(tmp_path):
+    seen = run.Elsewhere(tmp_path / "run")
+    seen.emit("step", loss=1.0)
+    seen.set_state("done")
+    seen.close()
+    assert list(tmp_path.iterdir()) == []

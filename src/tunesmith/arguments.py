@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args
 
@@ -85,11 +86,15 @@ def checked(schema: type[T], given: Mapping[str, Any], where: str) -> T:
         raise InputError(_sentence(e, schema, where)) from e
 
 
+_SHORT = reprlib.Repr()  # what was found may be a book
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
 EXPECTED = {  # pydantic's error type -> what we say was expected
     "model_type": "a mapping of keys",
     "dict_type": "a mapping of keys",
     "list_type": "a list",
     "string_type": "text",
+    "string_too_short": "text that is not empty",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -97,6 +102,7 @@ EXPECTED = {  # pydantic's error type -> what we say was expected
     "float_parsing": "a number",
     "finite_number": "a finite number",
     "tuple_type": "a list",
+    "too_long": "a shorter list",
 }
 
 
@@ -120,7 +126,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel], where: str) -> st
         expected = f"one of {', '.join(options)}"
         hint = did_you_mean(str(found), options)
         hint = hint if f'mean "{str(found)[:1]}' in hint else ""  # gpu is no misspelt cpu
-    return f"{where}: {key} should be {expected}, found {found!r}.{hint}"
+    return f"{where}: {key} should be {expected}, found {_SHORT.repr(found)}.{hint}"
 
 
 def _keys_at(schema: type[BaseModel], path: list[Any]) -> list[str]:

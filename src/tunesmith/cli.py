@@ -1,6 +1,7 @@
 """The command line: verbs over the Python API. Nothing heavy is imported until a verb runs."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.errors import GuardStop, InputError
+from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost, SaidElsewhere
 from tunesmith.run import finite
+from tunesmith.training.parallel import speaks
 
+OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)  # a path's fault
 app = typer.Typer(
     name="tunesmith",
     help="Fine-tune a language model, from raw data to a measured result.\n\n"
@@ -231,6 +234,8 @@ def _console() -> Any:
 
 
 def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    if not speaks():
+        return
     for notice in result.pop("notices", []):
         print(f"Note: {notice}", file=sys.stderr)
     if as_json:
@@ -269,20 +274,23 @@ def main() -> None:
     try:
         code = app(prog_name="tunesmith", standalone_mode=False)
     except InputError as e:
-        code = _fail(str(e), 2)
+        code = 2 if isinstance(e, SaidElsewhere) else _fail(str(e), 2)
+    except ProcessLost as e:
+        code = _fail(str(e), 1, common=True)
+    except Interrupted as e:
+        sys.exit(_fail(f"{e}; a checkpoint is written, continue with --resume", 128 + e.number, common=True))
     except GuardStop as e:
-        code = _fail(str(e), 3)
+        code = _fail(str(e), 3, common=True)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as e:
-        if type(e).__name__ == "Interrupted":
-            sys.exit(_fail(f"{e}; a checkpoint is written, continue with --resume", 128 + e.number))  # type: ignore[attr-defined]
         code = _unexpected(e)
     if code == 130:
-        code = _fail("interrupted by SIGTERM", 143) if terminated else _fail("interrupted", 130)
+        said = "interrupted by SIGTERM" if terminated else "interrupted"
+        code = _fail(said, 143 if terminated else 130, common=True)
     sys.exit(code)
 
 
@@ -291,9 +299,12 @@ def _unexpected(error: Exception) -> int:
     if kind == "NoArgsIsHelpError":
         return 2  # the help is on the screen
     if hasattr(error, "format_message"):  # typer's usage errors (its click is its own or the public one, by version)
-        return _fail(f"{error.format_message()} (tunesmith --help)", 2)
+        return _fail(f"{error.format_message()} (tunesmith --help)", 2, common=True)
     if kind == "Abort":  # some versions of typer make that of a KeyboardInterrupt, others return 130
         return 130
+    if isinstance(error, OSError) and error.errno in OUTSIDE and error.filename:
+        reason = str(error.strerror).lower()
+        return _fail(f"{error.filename} cannot be used: {reason}; choose another path, or mend its permissions.", 2)
     path = getattr(error, "traceback_file", None)  # a run keeps its own
     if path is None:
         with tempfile.NamedTemporaryFile("w", prefix="tunesmith-", suffix=".txt", delete=False) as f:
@@ -303,8 +314,14 @@ def _unexpected(error: Exception) -> int:
     return _fail(f"a defect of tunesmith: {kind}: {first[:200]} (traceback in {path})", 1)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"tunesmith: {message}", file=sys.stderr)
+def _fail(message: str, code: int, common: bool = False) -> int:
+    """Tell people what ended the verb; of processes launched together, what is common to all is told by the first alone."""
+    # one line, whatever a row's text or a library's word in it holds; control codes never reach the terminal
+    message = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(message.splitlines()))
+    if speaks():
+        print(f"tunesmith: {message}", file=sys.stderr)
+    elif not common:
+        print(f"tunesmith, process {os.environ['RANK']}: {message}", file=sys.stderr)
     return code
 
 

@@ -1,16 +1,27 @@
 """The run file: sections of keyword arguments. Unknown keys, wrong types and impossible combinations are refused by name."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
+from tunesmith import registry
 from tunesmith.arguments import Section, arguments, checked, named
 from tunesmith.errors import InputError, did_you_mean
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=10**12)]
+
+
+def _day(given: Any) -> str:
+    """Return YYYY-MM-DD for such text, or for the date that YAML makes of it."""
+    try:
+        return date.fromisoformat(str(given)).isoformat()
+    except ValueError as e:
+        raise PydanticCustomError("day", "a date, as 2026-01-31") from e
 
 
 class Model(Section):
@@ -22,7 +33,7 @@ class Model(Section):
 class Train(Section):
     """How long and in what portions. None is inferred from model, data and machine, and said aloud."""
 
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=100_000)] | None = None
     max_steps: Positive | None = None
     tokens_per_step: Positive | None = None
     batch_size: Positive | None = None
@@ -30,14 +41,18 @@ class Train(Section):
     schedule: Literal["cosine", "linear", "constant", "wsd"] | None = None
     warmup: Annotated[float, Field(ge=0)] | None = None
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    dtype: Literal["bfloat16", "float32"] | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
     device: Literal["cpu", "cuda", "mps"] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     microbatch_tokens: Positive | None = None
+    activation_checkpointing: Literal["none", "selective", "full"] | None = None
+    compile: bool = False
+    date: Annotated[str, BeforeValidator(_day)] | None = None
     evaluate_every: Positive | None = None
     checkpoint_every: Positive | None = None
     keep_last: Positive = 2
     early_stopping: Positive | None = None
+    max_bad_steps: Positive = 5
 
 
 SHORT = {
@@ -54,14 +69,14 @@ class Validation(Section):
     """What the run is measured on: a fraction of the data, or rows of their own."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    path: str | list[str] | None = None
+    path: str | Annotated[list[str], Field(min_length=1)] | None = None
     format: str | None = None
     columns: dict[str, str] | None = None
     split: str | None = None
 
 
 class RunConfig(Section):
-    """One run. `objective`, `adapter`, `optimizer` and each of `evaluate` are {name, and that thing's keyword arguments}."""
+    """One run. `objective`, `adapter`, `optimizer` and each of `evaluate` and `track` are {name, and that thing's keyword arguments}."""
 
     model: Model = Model()
     data: list[dict[str, Any]] = Field(default=[])
@@ -71,7 +86,23 @@ class RunConfig(Section):
     optimizer: dict[str, Any] = Field(default={"name": DEFAULTS["optimizer"]})
     train: Train = Train()
     evaluate: list[dict[str, Any]] = Field(default=[])
-    output: str | None = None
+    track: list[dict[str, Any]] = Field(default=[])
+    output: Annotated[str, Field(min_length=1)] | None = None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is a mistake, not the second one's victory."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f'the key "{key.value}" is given twice', problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load_file(path: str) -> dict[str, Any]:
@@ -83,9 +114,11 @@ def load_file(path: str) -> dict[str, Any]:
         siblings = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
         raise InputError(f"there is no run file {path}.{did_you_mean(file.name, siblings)}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as e:
         raise InputError(f"{path} cannot be read: {e.strerror}.") from e
+    except RecursionError as e:
+        raise InputError(f"{path}: this is no YAML for a run file (nested too deeply).") from e
     except (yaml.YAMLError, ValueError) as e:
         mark = getattr(e, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -118,8 +151,8 @@ def assign(content: dict[str, Any], setting: str) -> None:
         node = child
     try:
         node[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as e:
-        raise InputError(f'--set {key}: "{text}" is no YAML value.') from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise InputError(f'--set {key}: "{text[:80]}" is no YAML value.') from e
 
 
 def parse(content: Mapping[str, Any], where: str = "the run file") -> RunConfig:
@@ -131,7 +164,7 @@ def parse(content: Mapping[str, Any], where: str = "the run file") -> RunConfig:
     for section, name in DEFAULTS.items():
         if isinstance(content.get(section), Mapping):
             content[section] = {"name": name, **content[section]}
-    for section, key in (("data", "path"), ("evaluate", "name")):
+    for section, key in (("data", "path"), ("evaluate", "name"), ("track", "name")):
         if isinstance(content.get(section), str | dict):
             content[section] = [content[section]]
         if isinstance(content.get(section), list):
@@ -193,6 +226,10 @@ def _check_named(config: RunConfig, where: str) -> RunConfig:
         for i, metric in enumerate(config.evaluate)
     ]
     found["optimizer"] = _optimizer(config.optimizer, where)
+    found["track"] = [_tracker(tracker, f"track[{i}]", where) for i, tracker in enumerate(config.track)]
+    names = [tracker["name"] for tracker in found["track"]]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"{where}: track names {twice} twice; once is enough.")
     return config.model_copy(update={k: v for k, v in found.items() if k in config.model_fields_set})
 
 
@@ -215,6 +252,20 @@ def _optimizer(section: Mapping[str, Any], where: str) -> dict[str, Any]:
         "name": name,
         **arguments(OPTIMIZERS[name], given, f"{where}: optimizer", ("masters",), inferred=("learning_rate",)),
     }
+
+
+def _tracker(section: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    name, known = section.get("name"), registry.names("tracking")
+    if not isinstance(name, str):
+        raise InputError(f"{where}: {key} needs a name, one of {', '.join(known)}.")
+    if name not in known:
+        raise InputError(f'{where}: {key}.name: there is no tracker "{name}".{did_you_mean(name, known)}')
+    module = registry.load("tracking", name)
+    try:
+        module.check()
+    except InputError as e:
+        raise InputError(f"{where}: {key}: {e}") from e
+    return {"name": name, **named(section, "tracking", "start", key, where, ("begin",))}
 
 
 def _kind(value: Any) -> str:

@@ -1,11 +1,28 @@
 """The errors people see. Each carries one sentence that names what was found, where, and the remedy."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
 class InputError(Exception):
     """The input is wrong (exit code 2): a file, a row, a key, a value or a combination of them."""
+
+
+class SaidElsewhere(InputError):  # noqa: N818 (InputError's kind of name, and its exit code)
+    """An InputError of which another process of the run tells people."""
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error: somebody asked for it)
+    """A signal asked the run to stop; its checkpoint is written (exit code 128 + number)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+
+class ProcessLost(Exception):  # noqa: N818 (nobody's error that is known here)
+    """Another process of the run ended before it was done (exit code 1); its checkpoints are kept."""
 
 
 class GuardStop(Exception):  # noqa: N818 (not an error: it did what it is for)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import InputError
+from tunesmith.training import disk
 
 EVENTS_VERSION = 1
 Event = dict[str, Any]
@@ -26,7 +27,13 @@ class Run:
     def __init__(self, folder: Path, listeners: tuple[Listener, ...] = ()) -> None:
         self.folder = folder
         self.listeners = listeners
-        self._events = (folder / "events.jsonl").open("a", encoding="utf-8")
+        path = folder / "events.jsonl"
+        with path.open("ab+") as f:
+            if f.tell():
+                f.seek(-1, os.SEEK_END)
+                if f.read() != b"\n":  # a run that was killed, or whose disk was full, left half a line
+                    f.write(b"\n")
+        self._events = path.open("a", encoding="utf-8")
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append one event to events.jsonl and tell the listeners."""
@@ -41,7 +48,21 @@ class Run:
         write_json(self.folder / "state.json", {"state": state, **fields})
 
     def close(self) -> None:
-        self._events.close()
+        with contextlib.suppress(OSError):  # a line that did not fit on the disk has been told of
+            self._events.close()
+
+
+class Elsewhere(Run):
+    """A run as seen by a process that does not write its folder: another of the same run does. Nothing is written or told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.listeners = folder, ()
+
+    def emit(self, event: str, **fields: Any) -> None: ...
+
+    def set_state(self, state: str, **fields: Any) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def state(folder: Path) -> str | None:
@@ -92,11 +113,8 @@ def finite(value: Any) -> Any:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside, sync it and rename it over `path`."""
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    beside.rename(path)
+    disk.write(beside, [content])
+    disk.rename(beside, path)
 
 
 def environment(device: str) -> dict[str, Any]:

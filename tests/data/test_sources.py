@@ -122,6 +122,17 @@ def test_broken_files(write, name, content, sentence):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("name", ["h.jsonl", "h.json"])
+def test_half_a_character_is_refused_with_its_row(write, name):
+    whole = ['{"text": "\\ud83d\\ude00"}', '{"text": "\\\\ud83d is a backslash and letters"}', '{"text": "é 😀"}']
+    rows = [r.text for r in load(write(f"whole-{name}", "\n".join(whole))).records]
+    assert rows == ["😀", "\\ud83d is a backslash and letters", "é 😀"]
+    for half in ("\\ud83d", "\\ude00", "\\ud83d\\ud83d\\ude00", "\\ud83d\\ude00\\ude00"):
+        nested = f'{{"text": "a", "more": [{{"deep": "x {half} y"}}]}}'
+        with pytest.raises(InputError, match=r"row 4: \\ud(83d|e00) is half of a character"):
+            load(write(f"{half[2:6]}-{name}", "\n".join([*whole, nested, whole[0]])))
+
+
 def test_missing_files_name_the_nearest(write, tmp_path, monkeypatch):
     write("support.jsonl", [{"text": "a"}])
     with pytest.raises(InputError, match=r'no data file .*suport.jsonl. Did you mean "support.jsonl"\?'):

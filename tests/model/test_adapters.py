@@ -38,6 +38,65 @@ def test_lora_s_arithmetic_by_hand():
     assert torch.allclose(layer(x), wanted, atol=1e-12)
 
 
+@pytest.mark.parametrize(("family", "experts", "rank"), [("mixtral", 4, 6), ("qwen3_moe", 6, 6), ("gpt_oss", 4, 3)])
+def test_all_linear_reaches_experts_and_the_saved_adapter_is_plain_peft_s(family, experts, rank, tmp_path):
+    """Each expert has an A and a B with gradients; after a step the folder gives the same logits in PEFT and merged."""
+    from peft import PeftModel
+
+    model = lora.attach(tiny_model(family), r=3)
+    assert lora.reach(model) == "LoRA reaches the experts (mlp.experts.down_proj, mlp.experts.gate_up_proj)"
+    ids = torch.arange(60).view(2, 30)
+    for _ in range(2):  # B is zero at first, so A's gradient comes with the second step
+        model.zero_grad()
+        model(ids).logits.pow(2).sum().backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p -= 0.01 * p.grad / (1e-6 + p.grad.norm())
+    layer = model.get_base_model().model.layers[1].mlp.experts  # PEFT wraps parameter by parameter
+    wrapped = {layer.parameter_name: layer, layer.base_layer.parameter_name: layer.base_layer}
+    for name, r in (("down_proj", 3), ("gate_up_proj", rank)):  # Mixtral's kind has gate and up of rank r each
+        for weight, dimension in (
+            (wrapped[name].lora_A["default"].weight, 0),
+            (wrapped[name].lora_B["default"].weight, 1),
+        ):
+            assert weight.shape[dimension] == experts * r
+            assert weight.grad.abs().sum(1 - dimension).min() > 0  # every expert of this batch
+    with torch.no_grad():
+        wanted = model(ids).logits
+        model.save_pretrained(tmp_path)
+        loaded = PeftModel.from_pretrained(tiny_model(family), tmp_path)
+        assert torch.equal(loaded(ids).logits, wanted)
+        assert (loaded.merge_and_unload()(ids).logits - wanted).abs().max() < 1e-4
+        assert (tiny_model(family)(ids).logits - wanted).abs().max() > 1e-3
+
+
+def test_experts_by_name_alone_or_left_alone():
+    model = lora.attach(tiny_model("gpt_oss"), target_modules=[], target_parameters=["mlp.experts.down_proj"])
+    assert {n.split("layers.")[1][2:] for n, p in model.named_parameters() if p.requires_grad} == {
+        "mlp.experts.lora_A.default.weight",
+        "mlp.experts.lora_B.default.weight",
+    }
+    assert "reaches" in lora.reach(model)
+    model = lora.attach(tiny_model("mixtral"), target_modules=["q_proj"], dropout=0.1)
+    assert "LoRA leaves the experts as they are" in lora.reach(model)
+    assert lora.reach(lora.attach(tiny_model())) is None
+
+
+def test_parameters_that_match_nothing_are_refused_with_those_there_are():
+    with pytest.raises(InputError, match=r'ends in "mlp\.down_proj"; its .* are mlp\.experts\.down_proj, mlp'):
+        lora.attach(tiny_model("mixtral"), target_parameters=["mlp.experts.down_proj", "mlp.down_proj"])
+    with pytest.raises(InputError, match="it has no experts"):
+        lora.attach(tiny_model(), target_parameters=["experts"])
+
+
+def test_dropout_on_experts_is_refused():
+    with pytest.raises(
+        InputError, match=r"dropout 0\.1: PEFT has no dropout for parameters such as mlp\.experts\.down_proj"
+    ):
+        lora.attach(tiny_model("mixtral"), dropout=0.1)
+
+
 def test_targets_that_match_nothing_are_refused_with_those_there_are():
     with pytest.raises(InputError, match=r"\['q_prj'\] matches nothing.*down_proj, gate_proj, k_proj"):
         lora.attach(tiny_model(), target_modules=["q_prj"])

@@ -201,10 +201,11 @@ def test_a_run_killed_by_any_signal_continues_to_the_same_bits(train, tiny_folde
         assert same(weights(folder), wanted), number.name
         steps = [json.loads(x) for x in (folder / "events.jsonl").read_text().splitlines()]
         assert max(e["step"] for e in steps if e["event"] == "checkpoint") == 12
-        assert [e["resumed_from"] for e in steps if e["event"] == "start"] == [
-            None,
-            6 if number == signal.SIGKILL else 7,
-        ]
+        began, resumed = (e["resumed_from"] for e in steps if e["event"] == "start")
+        assert began is None
+        assert resumed in (
+            (3, 6) if number == signal.SIGKILL else (7,)
+        )  # step 6 may still have been on its way to the disk
 
 
 def test_resume_with_nothing_there_starts_and_of_a_finished_run_says_so(train, tmp_path):
@@ -274,7 +275,7 @@ def test_inputs_are_refused_before_weights_load(train, rows_file, tiny_folder, t
         assert words in refusal(train, output, *settings, **arguments)
         assert not (tmp_path / "run").exists()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "launched as several processes" in refusal(train)
+    assert "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set" in refusal(train)
 
 
 def test_a_model_that_does_not_fit_its_tokenizer_or_the_task_is_refused(train, tiny_folder, tmp_path):

@@ -8,7 +8,7 @@ from tunesmith.training.infer import Amount, Machine, Shape
 from tunesmith.training.resolve import apply, refuse_changes, to_yaml
 
 CPU = Machine("cpu", False, 8 << 30)
-SMALL = Shape(2_000_000, 128, 256, 2, 512, 2048)
+SMALL = Shape(2_000_000, 128, 256, 2, 512, 2048, trained=2_000_000)
 LARGE = Shape(135_000_000, 2000, 1536, 30, 131072, 49152)
 AMOUNT = Amount(1000, 200_000, 400, 10_000)
 DATA = {"data": "rows.jsonl"}
@@ -60,11 +60,30 @@ def test_learning_rate_by_width_and_adapter():
 
 
 def test_a_microbatch_holds_the_longest_example_and_fits_memory():
-    """fp32, 2 layers of (8 x 128 + 3 x 256): 1.5 x 4 x 2 x 1,792 = 21,504 bytes a token; 0.3 x 16 MiB of them is 234 tokens."""
-    tight = Machine("cpu", False, 16 << 20)
-    assert schedule_values({}, machine=tight, amount=Amount(1000, 200_000, 100, 0))["train.microbatch_tokens"] == 234
-    assert schedule_values({}, machine=tight)["train.microbatch_tokens"] == 400
+    """fp32, 2 layers of width 128 and 256: 2M weights, all trained, take 2M x (4 + 12) = 32 MB of the free memory and activations
+    half of the rest: 1.5 x 4 x 2 x (8 x 128 + 3 x 256) = 21,504 bytes a token, 12,288 where the feed-forward is computed again."""
+    room = lambda tokens, per_token: Machine("cpu", False, 32_000_000 + 2 * tokens * per_token + 100)  # noqa: E731
+    short = Amount(1000, 200_000, 100, 0)
+    fits = schedule_values({}, machine=room(600, 21_504), amount=short)
+    assert fits["train.activation_checkpointing"] == "none"
+    assert fits["train.microbatch_tokens"] == 600
+    tighter = schedule_values({}, machine=room(600, 12_288), amount=short)
+    assert tighter["train.activation_checkpointing"] == "selective"
+    assert tighter["train.microbatch_tokens"] == 600
+    hopeless = schedule_values({}, machine=Machine("cpu", False, 1000))
+    assert hopeless["train.activation_checkpointing"] == "full"
+    assert hopeless["train.microbatch_tokens"] == 400  # the longest example
     assert schedule_values({})["train.microbatch_tokens"] == 2048  # all a CPU gains from
+
+
+def test_what_is_asked_of_memory_is_kept():
+    tight = Machine("cpu", False, 32_000_000 + 2 * 600 * 21_504)
+    asked = schedule_values({"train": {"dtype": "float32", "activation_checkpointing": "full"}}, machine=tight)
+    assert "train.activation_checkpointing" not in asked
+    assert asked["train.microbatch_tokens"] > 600
+    large = schedule_values({"train": {"dtype": "float32", "microbatch_tokens": 900}}, machine=tight)
+    assert large["train.activation_checkpointing"] == "selective"
+    assert "train.microbatch_tokens" not in large
 
 
 def test_evaluation_costs_about_a_tenth_and_comes_at_least_once():

@@ -13,9 +13,19 @@ from typing import Any
 from tunesmith.data.formats._common import RowError, json_type
 from tunesmith.data.records import Origin
 from tunesmith.errors import InputError, did_you_mean
+from tunesmith.masking import clean
 
 TABLES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 TEXTS = (".txt", ".md")
+# An escape of a surrogate that stands alone (and backslashes that only look like one, which is seen when the row is looked at).
+_HALF = re.compile(r"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_TEXT = {  # how files begin that are no UTF-8 text
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "UTF-16; save it as UTF-8"),
+    **dict.fromkeys((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), "compressed; unpack it first"),
+    b"PK\x03\x04": "a zip archive or an Excel sheet; unpack it, or export it as CSV, first",
+    b"PAR1": "Parquet; give it the ending .parquet",
+}
 _SPLITS = {
     "train": "train",
     "test": "test",
@@ -41,6 +51,14 @@ def expand(path: str, split: str = "train") -> tuple[list[Path | str], list[str]
         if place.suffix.lower() not in TABLES + TEXTS:
             raise InputError(f"{path} is no data file tunesmith reads; known endings: {', '.join(TABLES + TEXTS)}.")
         return [place], []
+    if place.is_symlink():
+        raise InputError(f"{path} is a link to {place.readlink()}, which leads to no file.")
+    if place.exists():
+        raise InputError(f"{path} is a pipe or a device; data is read from files: save it as one.")
+    if "://" in path:
+        raise InputError(
+            f"{clean(path)} is an address; data is read from files and the hub: download it, then name the file."
+        )
     named = place.suffix.lower() in TABLES + TEXTS
     local = named or path.startswith((".", "/", "~")) or Path(path.split("/")[0]).is_dir()
     if not local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
@@ -104,6 +122,8 @@ def read(file: Path | str, split: str = "train") -> Table:
                 table = _json(content, name)
             else:
                 table = _jsonl(content, name)
+            if _HALF.search(content):
+                table = _without_halves(table)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}.") from error
     if not table.rows and not table.broken:
@@ -111,7 +131,26 @@ def read(file: Path | str, split: str = "train") -> Table:
     return table
 
 
+def _without_halves(table: Table) -> Table:
+    """Sort out the rows with a character that JSON's escapes left half of, which no tokenizer takes."""
+    whole, broken = [], list(table.broken)
+    for number, row in table.rows:
+        half = _SURROGATE.search(json.dumps(row, ensure_ascii=False, default=str))
+        if half is None:
+            whole.append((number, row))
+        else:
+            found = f"\\u{ord(half[0]):04x} is half of a character (a pair of such escapes makes one); remove it or mend it."
+            broken.append(RowError(Origin(table.file, number), None, "half_character", found))
+    return Table(table.file, whole, sorted(broken, key=lambda e: e.origin.row))
+
+
 def _decode(data: bytes, name: str) -> str:
+    for magic, what in _NO_TEXT.items():
+        if data.startswith(magic):
+            raise RowError(Origin(name, 0), None, "not_text", f"the file is {what}.")
+    if b"\0" in data[:1000]:
+        what = "no text (it has zero bytes, as UTF-16 has); save it as UTF-8"
+        raise RowError(Origin(name, 0), None, "not_text", f"the file is {what}.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -154,7 +193,9 @@ def _jsonl(content: str, name: str) -> Table:
 
 
 def _broken(name: str, row: int, error: Exception, where: str) -> RowError:
-    reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+    if isinstance(error, json.JSONDecodeError):
+        reason = f"{error.msg}, column {error.colno}"
     return RowError(Origin(name, row), None, "broken_json", f"{where} is broken JSON ({reason}).")
 
 
@@ -236,8 +277,8 @@ def _parquet(file: Path) -> Table:
 
     try:
         rows = pyarrow.parquet.read_table(file).to_pylist()
-    except (pyarrow.ArrowException, ValueError) as error:
-        first = str(error).splitlines()[0].rstrip(".")
+    except (pyarrow.ArrowException, ValueError, OSError) as error:  # a damaged footer is an OSError of pyarrow's
+        first = str(error).splitlines()[0].rstrip(". ")
         raise RowError(
             Origin(str(file), 0), None, "broken_parquet", f"the file is no readable Parquet ({first})."
         ) from None

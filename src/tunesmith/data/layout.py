@@ -1,7 +1,11 @@
 """Where a conversation's answers stand in the text its chat template makes, and which characters a token stands for."""
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,6 +13,9 @@ import numpy.typing as npt
 
 from tunesmith.data.records import Chat, Message, Origin
 from tunesmith.errors import InputError
+
+CLOCK = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)|strftime_now is (?:not )?defined""")
+"""How a template asks for the date, with its format; and how it asks whether it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +35,33 @@ def end_tokens(tokenizer: Any) -> tuple[str, ...]:
     return tuple(sorted(added | set(tokenizer.all_special_tokens)))
 
 
+def reads_clock(tokenizer: Any) -> bool:
+    """Say whether the chat template asks for the date, as Llama 3.2's does."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def fix_clock(tokenizer: Any, day: str) -> None:
+    """Let templates that ask for the date be told `day` (YYYY-MM-DD): a run that is resumed later must render the same.
+
+    The template the tokenizer is saved with stays as it is; a template that does not tell the format it wants is not helped.
+    """
+    tokenizer.clock = datetime.fromisoformat(day)
+    if isinstance(tokenizer.chat_template, str):
+        told = CLOCK.sub(
+            lambda m: json.dumps(tokenizer.clock.strftime(m[2])) if m[1] else m[0], tokenizer.chat_template
+        )
+        tokenizer.dated_template = told
+
+
 def chat_text(
     messages: list[Message], tools: list[dict[str, Any]] | None, tokenizer: Any, origin: Origin, prompt: bool = False
 ) -> str:
     """Return the template's rendering (with the generation prompt if `prompt`); InputError with the row if it refuses."""
     try:
-        text: str = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
+        dated = getattr(tokenizer, "dated_template", None)
+        text: str = tokenizer.apply_chat_template(
+            messages, tools=tools, chat_template=dated, tokenize=False, add_generation_prompt=prompt
+        )
     except Exception as error:  # a template is a program: it raises what it likes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         roles = ", ".join(m["role"] for m in messages[:6]) + (", …" if len(messages) > 6 else "")
@@ -87,15 +115,27 @@ def encode(
     No special tokens are added: templates write their own. A token starts where the one before ended, for some
     tokenizers leave white space out of the offsets they report.
     """
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _unlimited(tokenizer)
     for encoding in backend.encode_batch(texts, add_special_tokens=False):
-        ids = np.array(encoding.ids, dtype=np.int32)
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        ids = np.fromiter(encoding.ids, np.int32, len(encoding))
+        offsets = np.fromiter(chain.from_iterable(encoding.offsets), np.int64, 2 * len(encoding)).reshape(-1, 2)
         stops = np.maximum.accumulate(offsets[:, 1]) if len(ids) else offsets[:, 1]
         before = np.concatenate([[0], stops[:-1]]) if len(ids) else stops
         yield ids, np.minimum(offsets[:, 0], before), stops
+
+
+def encode_ids(texts: list[str], tokenizer: Any) -> Iterator[npt.NDArray[np.int32]]:
+    """Yield each text's token ids alone, (T,), the same as `encode` gives in up to a third less time."""
+    for encoding in _unlimited(tokenizer).encode_batch_fast(texts, add_special_tokens=False):
+        yield np.fromiter(encoding.ids, np.int32, len(encoding))
+
+
+def _unlimited(tokenizer: Any) -> Any:
+    """Return the tokenizers library's object, which neither cuts nor pads."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _common_prefix(a: str, b: str) -> int:

@@ -1,6 +1,8 @@
 """The data of a run: several sources, each a file, a folder or a hub id, with a weight; read, converted and counted."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def _parse(entry: Any, where: str) -> Source:
         raise InputError(
             f'{where} ({path}): "weight" is {weight!r}, expected a number above 0 (2 shows every row twice).'
         )
-    if name is not None and name not in detect.all_formats():
+    if name is not None and (not isinstance(name, str) or name not in detect.all_formats()):
         raise InputError(
             f'{where} ({path}): there is no format "{name}".{did_you_mean(str(name), detect.all_formats())}'
         )
@@ -111,6 +113,19 @@ def _parse(entry: Any, where: str) -> Source:
     return Source(str(path), float(weight), name, checked, split)
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would walk all rows again and again while they are made, and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@uncollected()
 def load(entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Loaded:
     """Read every source; InputError naming file, row and field at the first thing that is wrong."""
     sources = parse(entries)

@@ -16,6 +16,7 @@ from tunesmith.data.records import Record
 from tunesmith.errors import InputError
 from tunesmith.evaluation.items import Item, make_items
 from tunesmith.evaluation.statistics import mean_of_means_interval
+from tunesmith.training.parallel import ALONE, World
 
 SHORT_REFERENCE = 32  # tokens: up to here (by the median) exact match says something
 LONGEST_ANSWER = 256  # tokens, where nothing else is asked
@@ -79,13 +80,14 @@ def evaluate_records(
     max_new_tokens: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    world: World = ALONE,
 ) -> Evaluation:
     """Return the metrics of a policy on records, greedy answers included.
 
     `metrics` None means default_metrics. max_length (default: the model's context) is where rows are cut for
     perplexity; max_new_tokens defaults to twice the longest reference plus 16, at most 256. Rows whose prompt leaves no
-    room for an answer are left out of the metrics that need one, and a notice names the first. InputError for a metric
-    that no row can serve.
+    room for an answer are left out of the metrics that need one, and a notice names the first. The processes of `world`
+    share the work, and all get all results. InputError for a metric that no row can serve.
     """
     items = make_items(records, tokenizer)
     notices = []
@@ -97,9 +99,9 @@ def evaluate_records(
     modules = {entry["name"]: registry.load("evaluation.metrics", entry["name"]) for entry in metrics}
     needs = {module.NEEDS for module in modules.values()}
     if "logps" in needs:
-        notices += _score_tokens(policy, tokenizer, items, max_length)
+        notices += _score_tokens(policy, tokenizer, items, max_length, world)
     if "answers" in needs:
-        notices += _answer(policy, tokenizer, items, max_new_tokens, batch_size, seed)
+        notices += _answer(policy, tokenizer, items, max_new_tokens, batch_size, seed, world)
     results: dict[str, dict[str, Any]] = {}
     for entry in metrics:
         options = {key: value for key, value in entry.items() if key != "name"}
@@ -107,7 +109,7 @@ def evaluate_records(
     return Evaluation(results, items, notices)
 
 
-def _score_tokens(policy: Any, tokenizer: Any, items: list[Item], max_length: int | None) -> list[str]:
+def _score_tokens(policy: Any, tokenizer: Any, items: list[Item], max_length: int | None, world: World) -> list[str]:
     """Fill in nll and tokens; return the renderer's notices."""
     from tunesmith.data.render import render
     from tunesmith.model.generate import context_length
@@ -115,7 +117,7 @@ def _score_tokens(policy: Any, tokenizer: Any, items: list[Item], max_length: in
 
     longest = max_length or context_length(policy.model)
     examples, notices = render([item.record for item in items], tokenizer, longest)
-    nll, tokens = example_nll(policy, examples)
+    nll, tokens = example_nll(policy, examples, world=world)
     for record, n, t in zip(examples.record.tolist(), nll.tolist(), tokens.tolist(), strict=True):
         items[record].nll += n  # a template that rewrites its history makes several examples of a row
         items[record].tokens += t
@@ -123,7 +125,13 @@ def _score_tokens(policy: Any, tokenizer: Any, items: list[Item], max_length: in
 
 
 def _answer(
-    policy: Any, tokenizer: Any, items: list[Item], max_new_tokens: int | None, batch_size: int | None, seed: int
+    policy: Any,
+    tokenizer: Any,
+    items: list[Item],
+    max_new_tokens: int | None,
+    batch_size: int | None,
+    seed: int,
+    world: World,
 ) -> list[str]:
     """Fill in the answers; return notices about rows that got none."""
     from tunesmith.model.generate import context_length, encode_prompts, generate
@@ -146,7 +154,13 @@ def _answer(
         max_new_tokens = answer_length(asked, tokenizer)
     with policy.plain_attention():
         answers = generate(
-            policy.model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed
+            policy.model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            seed=seed,
+            world=world,
         )
     for item, answer in zip(asked, answers, strict=True):
         item.answer = answer.strip()

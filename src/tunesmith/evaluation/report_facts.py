@@ -1,30 +1,17 @@
 """The rest of the report: settings and their reasons, notices, the machine, the commands that use the result."""
 
-import re
 import shlex
 from html import escape
 from pathlib import Path
 
 from tunesmith.evaluation.report_format import count, memory, setting
 from tunesmith.evaluation.report_run import RunRecord, number
-
-SECRET = re.compile(r"(api_?key|password|secret|credential|(^|[._])token$)", re.IGNORECASE)
-
-
-def flatten(value: object, key: str = "") -> dict[str, str]:
-    """Return a nested mapping as {"train.epochs": "3", "data.0.path": "x.jsonl"}; what looks secret is masked."""
-    if isinstance(value, dict) and value:
-        pairs = [flatten(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        pairs = [flatten(inner, f"{key}.{i}") for i, inner in enumerate(value)]
-    else:
-        return {key: _shown(key, value)} if key else {}
-    return {name: text for pair in pairs for name, text in pair.items()}
+from tunesmith.masking import clean, flatten, masked
 
 
 def settings_section(run: RunRecord) -> str:
     """Return the inferred settings with their reasons, then all others."""
-    settings = flatten(run.config)
+    settings = {key: setting(value) for key, value in flatten(run.config).items()}
     reasons = [
         (key, _shown(key, event.get("value")), str(event.get("reason", ""))) for key, event in run.inferred.items()
     ]
@@ -49,7 +36,7 @@ def settings_section(run: RunRecord) -> str:
 
 
 def _shown(key: str, value: object) -> str:
-    return "•••" if SECRET.search(key) and value else setting(value)
+    return setting(masked(key, value))
 
 
 def _setting(cells: tuple[str, ...]) -> str:
@@ -65,7 +52,7 @@ def notices_section(run: RunRecord) -> str:
     if bad:
         steps = "One step" if len(bad) == 1 else f"{count(len(bad))} steps"
         lines.append(f"{steps} had no finite loss (the first: step {count(bad[0])}); the curve leaves that out.")
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+    return "<ul>" + "".join(f"<li>{escape(clean(line))}</li>" for line in lines) + "</ul>" if lines else ""
 
 
 def use_section(run: RunRecord) -> str:

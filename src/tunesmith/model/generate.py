@@ -12,6 +12,7 @@ from typing import Any
 
 from tunesmith.errors import InputError
 from tunesmith.model.decoding import Batch, OnToken, Pieces, Processors, Watch, cut_at_stop, decode, end_tokens
+from tunesmith.training.parallel import ALONE, World
 
 TINY = 10_000_000  # parameters up to which one CPU thread generates best
 BATCH_TOKENS = 16_384  # prompt and answer tokens of a batch, padding included: what its KV cache must hold
@@ -54,27 +55,30 @@ def generate(
     batch_size: int | None = None,
     seed: int = 0,
     on_token: OnToken | None = None,
+    world: World = ALONE,
 ) -> list[str]:
     """Return the answer to each prompt (token ids) in the order asked, without special tokens and stop string.
 
     `model` is a transformers causal LM or a PeftModel in an ordinary attention; it is put into eval mode meanwhile.
     An answer ends at an end token, before a stop string, after max_new_tokens or where the context is full. `on_token`,
     if given, hears (prompt's index, token) of every new token as it comes and ends that answer by returning True.
+    Each process of the world answers a share of the batches that one would, and all get all answers.
     InputError for a prompt that leaves no room in the context, and for sampling values out of range.
     """
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
     ends = end_tokens(model, tokenizer)
     batches = _plan([len(p) for p in prompts], max_new_tokens, context_length(model), batch_size)
-    answers = [""] * len(prompts)
+    answers: dict[int, str] = {}
     with _generating(model):
-        for batch in batches:
+        for batch in batches[world.rank :: world.size]:
             processors = Processors(temperature, top_p, top_k, repetition_penalty, seed)
             watch = Watch(tokenizer, batch, stop, set(ends), on_token)
             answered = _run(model, tokenizer, prompts, batch, ends, processors, watch)
             for row, ids in zip(batch.rows, answered, strict=True):
                 answers[row] = cut_at_stop(decode(tokenizer, _until_end(ids, ends)), stop)[0]
-    return answers
+    everyone = {row: answer for part in world.gather(answers) for row, answer in part.items()}
+    return [everyone[row] for row in range(len(prompts))]
 
 
 @contextmanager

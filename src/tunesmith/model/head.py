@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 KEEP = 256 * 2**20  # bytes of residuals worth keeping instead of computing the logits a second time
+MOST = 512  # rows of a chunk on a CPU
 
 
 def target_logps(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
@@ -19,20 +20,34 @@ def target_logps(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float
     return function.apply(hidden, weight, targets, softcap)  # type: ignore[no-any-return]
 
 
-def _chunk_rows(vocabulary: int, on_cpu: bool) -> int:
-    # CPU: a chunk's fp32 logits of 2 MB stay in a core's cache (measured: 64 rows at V = 49k, 256 at 2k are fastest, 20-30% before
-    # 512 and more); GPU: enough rows to fill the device.
-    return max(64, 2**19 // vocabulary) if on_cpu else max(256, 2**28 // vocabulary)
+def _chunks(n: int, weight: Tensor) -> list[slice]:
+    """Cut n rows into equal chunks, of a multiple of 64 rows for the sake of the products' shapes.
+
+    CPU: a product of few rows spends its time on rearranging W (64 rows at V = 49k reach a third of the rate of 512), and a chunk's
+    logits in bf16 should not be more than 64 MB or so. GPU: enough rows to fill the device.
+    """
+    vocabulary = len(weight)
+    most = max(256, 2**28 // vocabulary) if weight.is_cuda else min(MOST, max(128, 2**25 // vocabulary))
+    rows = -(-n // max(1, -(-n // most)))
+    rows = min(most, -(-rows // 64) * 64)
+    return [slice(i, min(i + rows, n)) for i in range(0, n, max(1, rows))]
 
 
-def _residual(h: Tensor, weight: Tensor, y: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """Return (logp (n,), softmax(z) - onehot(y) as d(-logp)/d(h W^T) (n,V) in h's dtype).
+def _residual(h: Tensor, weight: Tensor, y: Tensor, softcap: float | None, residual: Tensor) -> Tensor:
+    """Return logp (n,) and fill `residual` (n,V), of h's dtype: softmax(z) - onehot(y), which is d(-logp)/d(h W^T)."""
+    torch.mm(h, weight.t(), out=residual)
+    # CPU: the softmax takes several passes over fp32 numbers, which a core's cache holds for some 16 rows at V = 49k.
+    n = len(h) if h.is_cuda else max(8, 2**20 // len(weight))
+    return torch.cat([_softmax(residual[i : i + n], y[i : i + n], softcap) for i in range(0, len(h), n)])
+
+
+def _softmax(raw: Tensor, y: Tensor, softcap: float | None) -> Tensor:
+    """Return logp (n,) of the logits `raw` (n,V), before any soft-cap, and put the residual in their place.
 
     The mass q beside the target is summed in fp32, before any rounding: the residual at the target is -q and logp = log(1 - q),
     so that near p = 1, where z_y - logsumexp(z) cancels to noise, both keep their relative precision.
     """
-    wide = torch.float64 if h.dtype == torch.float64 else torch.float32
-    raw = h @ weight.t()
+    wide = torch.float64 if raw.dtype == torch.float64 else torch.float32
     z = raw if softcap is None else torch.tanh(raw.to(wide) / softcap) * softcap
     logp = torch.log_softmax(z, dim=-1, dtype=wide)
     chosen = logp.gather(1, y[:, None])
@@ -41,24 +56,24 @@ def _residual(h: Tensor, weight: Tensor, y: Tensor, softcap: float | None) -> tu
     residual.scatter_(1, y[:, None], -beside)
     if softcap is not None:
         residual *= 1 - (z / softcap) ** 2
-    return torch.where(beside < 0.5, torch.log1p(-beside), chosen)[:, 0], residual.to(h.dtype)
+    raw.copy_(residual)
+    return torch.where(beside < 0.5, torch.log1p(-beside), chosen)[:, 0]
 
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        n = _chunk_rows(len(weight), not hidden.is_cuda)
-        wants_grad = hidden.requires_grad
-        gradient = torch.empty_like(hidden) if wants_grad else None
-        logps = []
-        for i in range(0, len(hidden), n):
-            logp, residual = _residual(hidden[i : i + n], weight, targets[i : i + n], softcap)
-            logps.append(logp)
+        gradient = torch.empty_like(hidden) if hidden.requires_grad else None
+        logps, room = [_none(hidden)], None
+        for rows in _chunks(len(hidden), weight):
+            room = hidden.new_empty(rows.stop, len(weight)) if room is None else room  # the first chunk is the longest
+            residual = room[: rows.stop - rows.start]
+            logps.append(_residual(hidden[rows], weight, targets[rows], softcap, residual))
             if gradient is not None:
-                torch.mm(residual, weight, out=gradient[i : i + n])
+                torch.mm(residual, weight, out=gradient[rows])
         if gradient is not None:
             ctx.save_for_backward(gradient)
-        return torch.cat(logps) if logps else hidden.new_zeros(0, dtype=torch.float32)
+        return torch.cat(logps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,31 +84,37 @@ class _FrozenHead(torch.autograd.Function):
 class _TrainedHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        n = _chunk_rows(len(weight), not hidden.is_cuda)
-        kept = None
-        if len(hidden) * len(weight) * hidden.element_size() <= KEEP:
-            kept = hidden.new_empty(len(hidden), len(weight))
-        logps = []
-        for i in range(0, len(hidden), n):
-            logp, residual = _residual(hidden[i : i + n], weight, targets[i : i + n], softcap)
-            logps.append(logp)
-            if kept is not None:
-                kept[i : i + n] = residual
-        ctx.save_for_backward(hidden, weight, targets, kept)
+        keep = len(hidden) * len(weight) * hidden.element_size() <= KEEP
+        chunks = _chunks(len(hidden), weight)
+        room = hidden.new_empty(
+            len(hidden) if keep else max((r.stop - r.start for r in chunks), default=0), len(weight)
+        )
+        logps = [_none(hidden)]
+        for rows in chunks:
+            residual = room[rows] if keep else room[: rows.stop - rows.start]
+            logps.append(_residual(hidden[rows], weight, targets[rows], softcap, residual))
+        ctx.save_for_backward(hidden, weight, targets, room if keep else None)
         ctx.softcap = softcap
-        return torch.cat(logps) if logps else hidden.new_zeros(0, dtype=torch.float32)
+        return torch.cat(logps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The residual R of every row counts by that row's -dlogp, g: dh = g (R W), dW = R^T (g h): g meets narrow rows only."""
         hidden, weight, targets, kept = ctx.saved_tensors
-        n = len(hidden) if kept is not None else _chunk_rows(len(weight), not hidden.is_cuda)
+        g = -grads[0][:, None].to(hidden.dtype)
+        if kept is not None:
+            return torch.mm(kept, weight).mul_(g), kept.t() @ (hidden * g), None, None
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=wide)  # chunks add up in fp32: rounding once, at the end
-        for i in range(0, len(hidden), max(n, 1)):
-            rows = slice(i, i + n)
-            residual = kept if kept is not None else _residual(hidden[rows], weight, targets[rows], ctx.softcap)[1]
-            residual = residual * -grads[0][rows, None].to(residual.dtype)
-            torch.mm(residual, weight, out=d_hidden[rows])
-            d_weight += residual.t() @ hidden[rows]
+        for rows in _chunks(len(hidden), weight):
+            residual = hidden.new_empty(rows.stop - rows.start, len(weight))
+            _residual(hidden[rows], weight, targets[rows], ctx.softcap, residual)
+            torch.mm(residual, weight, out=d_hidden[rows]).mul_(g[rows])
+            d_weight += residual.t() @ (hidden[rows] * g[rows])
         return d_hidden, d_weight.to(weight.dtype), None, None
+
+
+def _none(hidden: Tensor) -> Tensor:
+    """Return no log-probs, in the dtype that log-probs have."""
+    return hidden.new_empty(0, dtype=torch.promote_types(hidden.dtype, torch.float32))

@@ -75,6 +75,8 @@ def generate_text(
 
     if (prompt is None) == (data is None):
         raise InputError("give either a prompt or data with prompts, one of the two.")
+    if any("\ud800" <= c <= "\udfff" for c in prompt or ""):  # bytes of another encoding, as Python keeps them
+        raise InputError("the prompt is no UTF-8 text; set the terminal to UTF-8, or put the prompt into a file.")
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
     loading.resolve(model, adapter)  # a wrong name is said before data is read, and wrong data before torch is loaded

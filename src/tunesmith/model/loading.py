@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +83,7 @@ def _resolve_folder(path: Path) -> ModelSource:
     if (path / "adapter_config.json").is_file():
         return ModelSource(_base_of(path), str(path))
     if (path / "config.json").is_file():
+        _json_object(path / "config.json")
         return ModelSource(str(path))
     raise InputError(f"the folder {path} holds no model: neither config.json, adapter_config.json nor a finished run.")
 
@@ -103,11 +106,14 @@ def _base_of(adapter: Path) -> str:
 
 def adapter_config(adapter: str) -> dict[str, Any]:
     """Return a PEFT adapter's adapter_config.json; InputError where it is no JSON object."""
-    file = Path(adapter) / "adapter_config.json"
+    return _json_object(Path(adapter) / "adapter_config.json")
+
+
+def _json_object(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{file} is no readable JSON.") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise InputError(f"{file} is no readable JSON; fetch or copy it again.") from e
     if not isinstance(config, dict):
         raise InputError(f"{file} holds no JSON object.")
     return config
@@ -223,11 +229,18 @@ def _check_file(file: Path) -> None:
             raise InputError(f"{file} is damaged: its header is cut short ({size} bytes).")
         try:
             header = json.loads(f.read(length))
-            end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            end = max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
             raise InputError(f"{file} is damaged: its header is no safetensors header.") from e
     if size != 8 + length + end:
         raise InputError(f"{file} is damaged: {8 + length + end} bytes expected, {size} found. Fetch it again.")
+
+
+def count_weights(file: Path) -> int:
+    """Return how many numbers a safetensors file holds, by its header."""
+    with file.open("rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
 
 
 def load_model(source: ModelSource, dtype: str = "auto", attention: str | None = None) -> Any:
@@ -269,8 +282,12 @@ class _one_sentence:  # noqa: N801 (reads as a statement)
                     f'"{self.name}" is no local folder, and neither the hub (not reachable from here) nor its cache gives '
                     f"the {self.what}.{hint}"
                 ) from error
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if Path(self.name).is_dir():
+                for file in sorted(Path(self.name).glob("*.json")):
+                    _json_object(file)  # which names the file that a loader's own word does not
+            said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            lines = [line.strip() for line in said.strip().splitlines()] or [type(error).__name__]
+            first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+            first = textwrap.shorten(first, 240, placeholder=" …").rstrip(".")
             where = "" if Path(self.name).is_dir() else " It is no local folder, and the hub did not give it."
-            raise InputError(
-                f'the {self.what} of "{self.name}" cannot be loaded: {first[:200].rstrip(".")}.{where}'
-            ) from error
+            raise InputError(f'the {self.what} of "{self.name}" cannot be loaded: {first}.{where}') from error

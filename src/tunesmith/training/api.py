@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from tunesmith import run
 from tunesmith.config import RunConfig
 from tunesmith.errors import InputError
 from tunesmith.model.loading import check_weights, resolve
+from tunesmith.training import parallel
 from tunesmith.training import resolve as resolving
+from tunesmith.training.parallel import World
 from tunesmith.training.prepare import Prepared
-from tunesmith.training.stages import Training
 
 BEGUN = ("lock", "events.jsonl", ".run.yaml.part")  # what a run leaves that ended before it began
 
@@ -37,28 +39,46 @@ def train(
     first two steps left out), "train_loss", "metrics", "peak_memory_bytes", "result"}. `listeners` get every event as a dict.
     Raises InputError before weights are loaded where the input is wrong; GuardStop where the loss stops being a number.
     """
-    content, where = _content(config, model, data, objective, adapter, output, settings)
-    given = configuration.parse(content, where)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "this run was launched as several processes, which tunesmith does not train with yet; start one process."
-        )
-    if resume:
-        folder = _folder_to_resume(config, output, given)
-        if (folder / "run.yaml").is_file():
-            stored = configuration.parse(configuration.load_file(str(folder)), str(folder / "run.yaml"))
-            resolving.refuse_changes(given, stored, str(folder))
-            given = stored
-        if run.state(folder) == "done":
-            return _finished(folder, listeners)
-    else:
-        folder = _new_folder(given)
-    _check_places(given, folder)
-    return Training(Prepared(given), folder, listeners).go(resume)
+    with parallel.joined() as world:
+
+        def begun() -> tuple[RunConfig, Path, bool]:
+            given = configuration.parse(*_content(config, model, data, objective, adapter, output, settings))
+            return _begun(given, config, output) if resume else (given, _new_folder(given), False)
+
+        given, folder, done = world.first(begun)
+        if done:
+            return _finished(folder, listeners, world)
+        world.together(lambda: _check_places(given, folder if world.rank == 0 else None))
+        prepared = _prepared(given, world)
+        from tunesmith.training.stages import Training
+
+        return Training(prepared, folder, listeners, world).go(resume)
 
 
-def _check_places(config: RunConfig, folder: Path) -> None:
-    """InputError where data, model or output cannot be what they are named; imports nothing heavy."""
+def _begun(given: RunConfig, config: str | dict[str, Any] | None, output: str | None) -> tuple[RunConfig, Path, bool]:
+    """Return the run to be resumed as it was begun (`given`, where it was not), its folder, and whether it is finished."""
+    folder = _folder_to_resume(config, output, given)
+    if (folder / "run.yaml").is_file():
+        stored = configuration.parse(configuration.load_file(str(folder)), str(folder / "run.yaml"))
+        resolving.refuse_changes(given, stored, str(folder))
+        given = stored
+    return given, folder, run.state(folder) == "done"
+
+
+def _prepared(config: RunConfig, world: World) -> Prepared:
+    """Prepare in the first process, then in the others, who take over what it inferred from its machine and find its tokens cached."""
+    own: list[Prepared] = []
+
+    def first() -> RunConfig:
+        own.append(Prepared(config))
+        return own[0].config
+
+    resolved = world.first(first)
+    return world.together(lambda: own[0] if own else Prepared(resolved))
+
+
+def _check_places(config: RunConfig, folder: Path | None) -> None:
+    """InputError where data, model or output (None: another process's) cannot be what they are named; imports nothing heavy."""
     from tunesmith.data import files, sources
 
     for source in sources.parse(config.data):
@@ -69,11 +89,15 @@ def _check_places(config: RunConfig, folder: Path) -> None:
             start if start and "model" not in config.model_fields_set and Path(start).is_dir() else config.model.path
         )
     )
+    if folder is None:
+        return
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not existing.is_dir():
         raise InputError(f"the output folder {folder} cannot be made: {existing} is a file.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"the output folder {folder} cannot be written: no permission in {existing}.")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".tunesmith-", dir=existing))  # permissions do not tell of every file system
+    except OSError as e:
+        raise InputError(f"the output folder {folder} cannot be written in {existing}: {e.strerror}.") from e
 
 
 def _content(
@@ -132,11 +156,21 @@ def _folder_to_resume(config: str | dict[str, Any] | None, output: str | None, g
     folder = Path(given.output)
     if folder.is_dir() and not (folder / "run.yaml").is_file() and any(p.name not in BEGUN for p in folder.iterdir()):
         raise InputError(f"the output folder {folder} holds no run to resume, and it is not empty.")
+    if not given.data and not (folder / "run.yaml").is_file():
+        raise InputError(
+            f"there is no run {folder} to resume, and no data to begin it with: name the run's folder, or give --data."
+        )
     return folder
 
 
-def _finished(folder: Path, listeners: Sequence[run.Listener]) -> dict[str, Any]:
-    for listener in listeners:
+def _finished(folder: Path, listeners: Sequence[run.Listener], world: World) -> dict[str, Any]:
+    def read() -> Any:
+        try:
+            return json.loads((folder / "results.json").read_text())["train"]
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise InputError(f"{folder} is finished, but its results.json cannot be read; begin a new run.") from e
+
+    result: dict[str, Any] = world.first(read)
+    for listener in listeners if world.rank == 0 else ():
         listener({"event": "notice", "message": f"{folder} is finished: nothing is left to resume"})
-    result: dict[str, Any] = json.loads((folder / "results.json").read_text())["train"]
     return result

@@ -2,10 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from datetime import date
+from typing import Any, get_args
 
 from tunesmith.config import RunConfig
 from tunesmith.errors import InputError
+from tunesmith.training import memory
+from tunesmith.training.memory import How
+from tunesmith.training.parallel import neighbours
 
 SMALL = 50_000_000  # parameters; below it full fine-tuning costs less than it brings
 
@@ -21,7 +25,10 @@ class Inferred:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a model's config says of it: parameters, hidden width, feed-forward width, layers, longest context in tokens, vocabulary."""
+    """What a model's config says of it: parameters, hidden width, feed-forward width, layers, longest context in tokens, vocabulary.
+
+    `trained` counts the parameters the adapter trains, once that is known.
+    """
 
     parameters: int
     width: int
@@ -29,6 +36,7 @@ class Shape:
     layers: int
     context: int | None
     vocabulary: int
+    trained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +70,9 @@ def machine(device: str | None) -> Machine:
         known = ", ".join(d for d in present if present[d])
         raise InputError(f"train.device is {device}, which torch does not find here; this machine has {known}.")
     if device == "cuda":
-        return Machine("cuda", torch.cuda.is_bf16_supported(), torch.cuda.mem_get_info()[0])
+        return Machine("cuda", torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.mem_get_info()[0])
     bf16 = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return Machine(device, bf16, psutil.virtual_memory().available)
+    return Machine(device, bf16, psutil.virtual_memory().available // neighbours())
 
 
 def infer_model(config: RunConfig, shape: Shape, machine: Machine) -> list[Inferred]:
@@ -84,14 +92,10 @@ def infer_model(config: RunConfig, shape: Shape, machine: Machine) -> list[Infer
             why = "pre-training changes every weight"
         found.append(Inferred("adapter", {"name": name}, why))
     if config.train.dtype is None:
-        value = "bfloat16" if machine.bfloat16 else "float32"
-        found.append(
-            Inferred(
-                "train.dtype",
-                value,
-                f"this {machine.device} {'has' if machine.bfloat16 else 'lacks'} fast bf16 products",
-            )
-        )
+        value = "bfloat16" if machine.bfloat16 else "float16" if machine.device == "cuda" else "float32"
+        how = "has fast bf16 products" if machine.bfloat16 else "lacks fast bf16 products"
+        how += ", float16 is trained with loss scaling" if value == "float16" else ""
+        found.append(Inferred("train.dtype", value, f"this {machine.device} {how}"))
     if config.train.max_length is None:
         limit = min(shape.context or 8192, 8192)
         found.append(
@@ -100,6 +104,15 @@ def infer_model(config: RunConfig, shape: Shape, machine: Machine) -> list[Infer
             )
         )
     return found
+
+
+def infer_date(config: RunConfig) -> list[Inferred]:
+    """Infer the date that a chat template which asks for one is told, once and for all of the run."""
+    if config.train.date is not None:
+        return []
+    return [
+        Inferred("train.date", date.today().isoformat(), "the chat template writes the date; a resumed run keeps it")
+    ]
 
 
 def infer_schedule(config: RunConfig, shape: Shape, machine: Machine, amount: Amount) -> list[Inferred]:
@@ -124,9 +137,7 @@ def infer_schedule(config: RunConfig, shape: Shape, machine: Machine, amount: Am
         found.append(Inferred("train.schedule", "cosine", "falls to zero by the last step"))
     if train.warmup is None:
         found.append(Inferred("train.warmup", 0.05, "5% of the steps, so that Adam's averages settle first"))
-    if train.microbatch_tokens is None:
-        found.append(_microbatch(shape, machine, amount, tokens, train.dtype))
-    return found
+    return found + _memory_settings(config, shape, machine, amount, tokens or amount.tokens)
 
 
 def infer_intervals(config: RunConfig, steps: int, amount: Amount) -> list[Inferred]:
@@ -171,17 +182,28 @@ def _learning_rate(config: RunConfig, shape: Shape) -> Inferred:
     )
 
 
-def _microbatch(shape: Shape, machine: Machine, amount: Amount, tokens: int | None, dtype: str | None) -> Inferred:
-    size = 4 if dtype == "float32" else 2
-    per_token = 1.5 * size * shape.layers * (8 * shape.width + 3 * shape.feedforward)
-    most = 2048 if machine.device == "cpu" else 16384  # a CPU gains nothing from more, a GPU wants to be filled
-    fits = int(0.3 * machine.free_bytes / per_token)
-    value = max(min(most, fits, tokens or most), amount.longest)
-    return Inferred(
-        "train.microbatch_tokens",
-        value,
-        f"about {_memory(value * per_token)} of activations of {_memory(machine.free_bytes)} free",
-    )
+def _memory_settings(config: RunConfig, shape: Shape, machine: Machine, amount: Amount, most: int) -> list[Inferred]:
+    """Infer what is recomputed and how many tokens are computed at once from the memory that weights and optimizer leave."""
+    train = config.train
+    size = 4 if train.dtype == "float32" else 2
+    hows: tuple[How, ...] = (train.activation_checkpointing,) if train.activation_checkpointing else get_args(How)
+    bytes_ = {how: memory.activation_bytes(shape.width, shape.feedforward, shape.layers, size, how) for how in hows}
+    left = machine.free_bytes - memory.state_bytes(shape.parameters, shape.trained, size)
+    room = memory.SHARE * max(left, 0)
+    fit = memory.fit(bytes_, room, machine.device, amount.longest, most, train.microbatch_tokens)
+    found = []
+    if train.activation_checkpointing is None:
+        kept = max(amount.longest, train.microbatch_tokens or min(memory.ENOUGH[machine.device], most)) * bytes_["none"]
+        why = {
+            "none": "activations fit into the free memory",
+            "selective": f"to keep all would take {_memory(kept)} of {_memory(room)}: feed-forward blocks are computed again",
+            "full": f"to keep all would take {_memory(kept)} of {_memory(room)}: every layer is computed again",
+        }
+        found.append(Inferred("train.activation_checkpointing", fit.how, why[fit.how]))
+    if train.microbatch_tokens is None:
+        why_tokens = f"about {_memory(fit.activations)} of activations, {_memory(room)} are there for them"
+        found.append(Inferred("train.microbatch_tokens", fit.tokens, why_tokens))
+    return found
 
 
 def _power_of_two(x: float) -> int:

@@ -1,108 +1,55 @@
-"""The loop: steps of an epoch's order -> micro-batches -> forward, backward, clip, optimizer, schedule, events, checkpoints."""
+"""The loop: steps of an epoch's order -> micro-batches -> one optimizer step each, schedule, guard, events, checkpoints, evaluation."""
 
 import math
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tunesmith.data.records import Examples
-from tunesmith.errors import GuardStop
+from tunesmith.errors import GuardStop, InputError, Interrupted
 from tunesmith.model.policy import Policy
 from tunesmith.run import Run
 from tunesmith.training import checkpoint
-from tunesmith.training.batch import Indices, epoch_order, microbatches, steps_of_epoch
+from tunesmith.training.batch import FlatBatch, Indices
+from tunesmith.training.guard import Guard
+from tunesmith.training.journal import Journal, Progress, clock, peak_memory
 from tunesmith.training.optimizers import Masters, load_state_tensors, state_tensors
+from tunesmith.training.parallel import ALONE, World, checksum, load
+from tunesmith.training.plan import Plan, Rows, count_steps, plan_steps
+from tunesmith.training.prefetch import prefetched
 from tunesmith.training.schedules import factor
+from tunesmith.training.step import Loss, Stepper
+from tunesmith.training.writer import Writer
+
+__all__ = ["Interrupted", "Loop", "Plan", "Progress", "count_steps", "peak_memory", "plan_steps"]
 
 # oneDNN keeps 1,024 compiled products, a megabyte each, and every micro-batch has shapes of its own: 1.7 GiB where 0.9 do as well.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 LOG_EVERY = (
-    10  # steps between reading the losses from a device that computes asynchronously; a CPU's are read at every step
+    10  # steps between reading the losses of a device that computes asynchronously; a CPU's are read at every step
 )
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: somebody asked for it)
-    """A signal asked the run to stop; its checkpoint is written."""
+class Work(NamedTuple):
+    """A step to be done: epochs done after it, its rows, this process's of them, in micro-batches of at most `capacity` tokens."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.number = number
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a loop needs to know, resolved: no value is inferred any more."""
-
-    steps: int
-    tokens_per_step: int | None
-    batch_size: int | None
-    microbatch_tokens: int
-    learning_rate: float
-    schedule: str
-    warmup: int
-    clip_norm: float
-    seed: int
-    evaluate_every: int
-    checkpoint_every: int
-    keep_last: int
-    early_stopping: int | None
-
-
-@dataclass
-class Progress:
-    """Where the run stands; all of it is in every checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    scored_tokens: int = 0
-    seconds: float = 0.0
-    best: float | None = None
-    best_step: int | None = None
-    since_best: int = 0
-    train_loss: float | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    step_tokens: list[int] = field(default_factory=list)  # of this process, for the throughput
-    step_seconds: list[float] = field(default_factory=list)
-
-
-Rows = Callable[[int], Indices]
-"""epoch -> the example numbers that epoch holds, unshuffled (a source of weight 3 has its own thrice)."""
-
-
-def plan_steps(
-    lengths: npt.NDArray[np.int64], rows: Rows, seed: int, tokens: int | None, batch_size: int | None
-) -> Iterator[tuple[float, Indices]]:
-    """Yield (epochs done after it, example numbers) for every step, without end: a pure function of its arguments."""
-    for epoch in range(2**31):
-        chosen = rows(epoch)
-        taken = 0
-        for step in steps_of_epoch(chosen[epoch_order(len(chosen), seed, epoch)], lengths, tokens, batch_size):
-            taken += len(step)
-            yield epoch + taken / len(chosen), step
-
-
-def count_steps(
-    lengths: npt.NDArray[np.int64], rows: Rows, seed: int, tokens: int | None, batch_size: int | None, epochs: float
-) -> int:
-    """Return how many steps end within `epochs` epochs, at least 1."""
-    count = 0
-    for done, _ in plan_steps(lengths, rows, seed, tokens, batch_size):
-        if done > epochs + 1e-9:
-            break
-        count += 1
-    return max(1, count)
+    epoch: float
+    rows: Indices
+    mine: Indices
+    capacity: int
+    batches: list[FlatBatch]
 
 
 class Loop:
@@ -119,42 +66,76 @@ class Loop:
         make_optimizer: Callable[[dict[str, Tensor]], torch.optim.Optimizer],
         evaluate: Callable[[], dict[str, Any]],
         fingerprint: str,
+        world: World = ALONE,
     ) -> None:
-        self.run, self.policy, self.loss, self.plan = run, policy, loss, plan
+        self.run, self.policy, self.plan, self.world = run, policy, plan, world
         self.examples, self.rows, self.evaluate, self.fingerprint = examples, rows, evaluate, fingerprint
-        self.device = next(policy.parameters()).device
+        first = next(policy.parameters())
+        self.device = first.device
         self.masters = Masters(policy)
         self.optimizer = make_optimizer(self.masters.masters)
+        self.guard = Guard(self.device, scaled=first.dtype == torch.float16)
+        self.stepper = Stepper(
+            policy, loss, self.masters, self.optimizer, self.guard, examples, plan.microbatch_tokens, plan.clip_norm,
+            say=lambda sentence: run.emit("notice", message=sentence), world=world,
+        )  # fmt: skip
+        vocabulary = policy.transformer.config.get_text_config().vocab_size
+        self.journal = Journal(run, self.device, self.masters, examples, plan.learning_rate, math.log(vocabulary))
         self.progress = Progress()
+        # the newest is proven good by the losses after it; until then the one before is not deleted
+        self.writer = Writer(run.folder / "checkpoints", max(2, plan.keep_last))
         self.scored = np.add.reduceat(examples.scored.astype(np.int64), examples.offsets[:-1])
-        self._pending: list[tuple[dict[str, Any], Tensor, Tensor]] = []
         self._signal: int | None = None
 
     def train(self) -> Progress:
         """Run to the last step, or to where early stopping, a guard or a signal ends it; the policy holds the result."""
         p, plan = self.progress, self.plan
         self.policy.train()
-        source = plan_steps(self.examples.lengths, self.rows, plan.seed, plan.tokens_per_step, plan.batch_size)
-        for _ in range(p.step):
-            next(source)
-        with self._signals():
-            if p.step == 0 and not p.metrics:
-                self._evaluate()
+        with self._signals(), self._writing(), closing(prefetched(self._steps())) as steps:
+            if p.step == 0:
+                self._begin()
             while p.step < plan.steps and not self._stopped_early():
-                epoch, rows = next(source)
-                self._step(epoch, rows)
+                self._step(steps)
+                self._tell_written()
                 last = p.step == plan.steps
                 if p.step % plan.evaluate_every == 0 or last:
                     self._evaluate()
-                if p.step % plan.checkpoint_every == 0 or last:
-                    self.save()
-                if self._signal is not None:
-                    self.save()
-                    raise Interrupted(self._signal)
-        self._flush()
+                stop = self._asked_to_stop()
+                if p.step % plan.checkpoint_every == 0 or last or stop:
+                    self._save_if_good()
+                if stop:
+                    raise Interrupted(stop)
+            self._read()
+        if stop := self._asked_to_stop():  # while the last checkpoint was written
+            raise Interrupted(stop)
         if plan.early_stopping and p.best_step not in (None, p.step):
             self._restore_best()
         return p
+
+    def _steps(self) -> Iterator[Work]:
+        """Yield the steps that are left; runs in a thread of its own, ahead of the steps."""
+        plan = self.plan
+        order = plan_steps(self.examples.lengths, self.rows, plan.seed, plan.tokens_per_step, plan.batch_size)
+        for epoch, rows in islice(order, self.progress.step, plan.steps):
+            capacity = self.stepper.capacity
+            mine = rows[self.world.share(self.examples.lengths[rows])]
+            yield Work(epoch, rows, mine, capacity, self.stepper.batches(mine))
+
+    def _begin(self) -> None:
+        """Measure the start and save it: it is the last good state until there is a better one."""
+        self.journal.begin(self.progress)
+        if not self.progress.metrics:
+            self._evaluate()
+        self.save()
+
+    def _asked_to_stop(self) -> int:
+        """Return the signal that any process was sent, 0 without. Every process then packs as the one with the least memory does."""
+        stop, capacity = self.world.most(self._signal or 0, -self.stepper.capacity)
+        if -capacity < self.stepper.capacity:
+            said = f"memory ran out in another process; the run goes on with {-capacity:,} tokens at most"
+            self.run.emit("notice", message=said)
+        self.stepper.capacity = -capacity
+        return stop
 
     def _stopped_early(self) -> bool:
         p, patience = self.progress, self.plan.early_stopping
@@ -163,27 +144,18 @@ class Loop:
         self.run.emit("notice", message=f"stopped early: no better validation loss in {p.since_best} evaluations")
         return True
 
-    def _step(self, epoch: float, rows: Indices) -> None:
-        """One optimizer step: the sum of the rows' losses over the step's scored tokens, whatever the micro-batches."""
+    def _step(self, steps: Iterator[Work]) -> None:
         began = time.perf_counter()
         p, plan = self.progress, self.plan
+        epoch, rows, mine, capacity, batches = next(steps)
+        if capacity > self.stepper.capacity:  # they were made before memory ran out
+            batches = self.stepper.batches(mine)
         rate = plan.learning_rate * factor(plan.schedule, p.step, plan.steps, plan.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        scored = int(self.scored[rows].sum())
-        self.masters.zero_grad()
-        total = torch.zeros((), device=self.device)
-        for batch in microbatches(self.examples, rows, plan.microbatch_tokens):
-            moved = batch.to(self.device)
-            loss = self.loss(self.policy(moved), moved.weights) / scored
-            loss.backward()
-            total += loss.detach()
-        self.masters.fill_missing_grads()
-        norm = torch.nn.utils.clip_grad_norm_(self.masters.masters.values(), plan.clip_norm)
-        self.optimizer.step()
-        self.masters.refresh()
+        tokens, scored = int(self.examples.lengths[rows].sum()), int(self.scored[rows].sum())
+        outcome = self.stepper.step(mine, batches, scored, rate)
         p.step += 1
-        tokens = int(self.examples.lengths[rows].sum())
+        if self.stepper.capacity < plan.microbatch_tokens:
+            p.microbatch_tokens = self.stepper.capacity
         p.tokens += tokens
         p.scored_tokens += scored
         facts = {
@@ -193,59 +165,57 @@ class Loop:
             "tokens": tokens,
             "scored_tokens": scored,
         }
-        self._pending.append((facts, total, norm))
-        if self.device.type == "cpu" or len(self._pending) >= LOG_EVERY:
-            self._flush(began)
+        self.journal.add(facts, rows, outcome)
+        due = p.step % LOG_EVERY == 0
+        if due or self.device.type == "cpu":
+            self._read(began, weigh=due)
         else:
-            self._clock(began, tokens)
+            clock(p, began, tokens)
 
-    def _clock(self, began: float, tokens: int) -> float:
-        seconds = time.perf_counter() - began
-        self.progress.seconds += seconds
-        self.progress.step_seconds.append(seconds)
-        self.progress.step_tokens.append(tokens)
-        return seconds
+    def _read(self, began: float | None = None, weigh: bool = True) -> None:
+        """Wait for the steps under way and tell of them; GuardStop where the run must not go on."""
+        why = self.journal.read(self.progress, began, self.plan.max_bad_steps)
+        if weigh or why:
+            why = self.journal.weigh(self.progress) or why
+        if why:
+            raise GuardStop(f"{why}; {self._keep_good()}.")
 
-    def _flush(self, began: float | None = None) -> None:
-        """Read the losses of the steps since the last time from the device (the only synchronisation) and write their events."""
-        import psutil
-
-        if not self._pending:
-            return
-        waited = time.perf_counter()
-        numbers = torch.stack([torch.stack((a.float(), b.float())) for _, a, b in self._pending]).tolist()
-        if began is not None:
-            self._clock(began, self._pending[-1][0]["tokens"])
-        else:  # between steps: the wait belongs to the steps that are waited for
-            waited = time.perf_counter() - waited
-            self.progress.seconds += waited
-            self.progress.step_seconds[-1] += waited
-        n = len(self._pending)
-        # On an asynchronous device the time shows where it is waited for: share it among the steps it is for.
-        seconds = sum(self.progress.step_seconds[-n:]) / n
-        memory = peak_memory(self.device)
-        processor = psutil.cpu_percent()
-        for (facts, _, _), (loss, norm) in zip(self._pending, numbers, strict=True):
-            self.run.emit(
-                "step",
-                **facts,
-                loss=loss if math.isfinite(loss) else None,
-                grad_norm=norm if math.isfinite(norm) else None,
-                seconds=round(seconds, 5),
-                tokens_per_second=round(facts["tokens"] / seconds, 1),
-                memory_bytes=memory,
-                cpu_percent=processor,
+    def _keep_good(self) -> str:
+        """Leave the last good state as the newest checkpoint, and say which it is and what to do."""
+        p = self.progress
+        if not p.diverging:  # the steps were skipped: what they found is still there
+            p.bad_steps, p.bad_since = 0, None
+            self.save()
+            return (
+                f"what was learnt before is kept as checkpoints/step-{p.step}; look at these rows, or begin a new run with a lower "
+                "optimizer.learning_rate"
             )
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise GuardStop(
-                    f"step {facts['step']}: the {'loss' if not math.isfinite(loss) else 'gradient'} is no finite number at learning "
-                    f"rate {facts['learning_rate']:.2g}; lower optimizer.learning_rate. The checkpoints before it are kept."
-                )
-            self.progress.train_loss = loss
-        self._pending.clear()
+        return self.world.first(self._drop_bad)
+
+    def _drop_bad(self) -> str:
+        """Delete the checkpoints of states whose losses were beyond bounds; the rest as in _keep_good."""
+        p, folder = self.progress, self.run.folder / "checkpoints"
+        self.writer.wait()
+        for path in checkpoint.listed(folder):
+            # the first bad loss is that of the state one step before; the start is nobody's fault
+            if p.bad_since is not None and int(path.name.removeprefix("step-")) >= max(1, p.bad_since - 1):
+                shutil.rmtree(path)
+        good, _ = checkpoint.newest_whole(folder)
+        kept = f"the last good state is kept as checkpoints/{good.name}" if good else "no good state was saved"
+        return f"{kept}; begin a new run with a lower optimizer.learning_rate"
+
+    def _save_if_good(self) -> None:
+        """Write a checkpoint, but none of a state whose losses are beyond all bounds, for it would take a good one's place."""
+        self._read()
+        if self.progress.diverging:
+            self.run.emit(
+                "notice", message=f"step {self.progress.step}: no checkpoint is written while the loss is beyond bounds"
+            )
+        else:
+            self.save()
 
     def _evaluate(self) -> None:
-        self._flush()
+        self._read()
         p = self.progress
         p.metrics = self.evaluate()
         if not p.metrics:
@@ -260,45 +230,97 @@ class Loop:
             p.since_best += 1
 
     def save(self) -> None:
-        """Write a checkpoint of everything a bit-exact continuation needs, and drop those no longer kept."""
-        self._flush()  # a loss that is no number stops the run before it is saved
+        """Begin to write a checkpoint of everything a bit-exact continuation needs; those no longer kept are dropped after it."""
+        self._read()  # which may stop the run
+        self._check_equal()
         p = self.progress
         tensors = {
             "trained": self.masters.masters,
             "optimizer": state_tensors(self.optimizer, self.masters.masters),
-            "random": checkpoint.rng_state(),
+            "random": {
+                k: v for part in self.world.gather(checkpoint.rng_state(self.world.rank)) for k, v in part.items()
+            },
+            "guard": self.guard.state(),
         }
         facts = {k: v for k, v in vars(p).items() if k not in ("step_tokens", "step_seconds")}
-        folder = self.run.folder / "checkpoints"
-        path = checkpoint.save(folder, p.step, tensors, {"progress": facts, "data": self.fingerprint})
-        checkpoint.prune(folder, self.plan.keep_last, p.best_step)
-        self.run.emit("checkpoint", step=p.step, path=str(path.relative_to(self.run.folder)))
+        state = {"progress": facts, "data": self.fingerprint, "processes": self.world.size}
+        if self.world.rank == 0:
+            self.writer.submit(p.step, tensors, state, p.best_step)
+        self._tell_written()
+
+    def _check_equal(self) -> None:
+        """GuardStop where the processes' weights have come apart, which a fault of a machine does."""
+        if self.world.size > 1 and len(set(self.world.gather(checksum(self.masters.masters.values())))) > 1:
+            raise GuardStop(
+                f"step {self.progress.step}: the processes no longer hold the same weights, which a fault of one of the machines "
+                "makes; the checkpoints before are kept, continue with --resume on others."
+            )
+
+    def _tell_written(self) -> None:
+        """Tell of the checkpoints that reached the disk since the last time; InputError where one cannot."""
+        for path in self.writer.written():
+            step = int(path.name.removeprefix("step-"))
+            self.run.emit("checkpoint", step=step, path=str(path.relative_to(self.run.folder)))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever ends the loop, the checkpoint under way is on disk before anything else is done."""
+        try:
+            yield
+        except Interrupted:  # which says that the run can be resumed from there
+            self._drain()
+            raise
+        except BaseException:
+            try:
+                self._drain()
+            except (InputError, OSError) as e:  # what ended the loop is what must be told first
+                with suppress(OSError):
+                    self.run.emit("notice", message=str(e))
+            raise
+        self._drain()
+
+    def _drain(self) -> None:
+        self.writer.wait()
+        self._tell_written()
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint found whole."""
-        tensors, state = checkpoint.load(path)
+        tensors, state = load(self.world, path)
         self.masters.load(tensors["trained"])
         load_state_tensors(self.optimizer, self.masters.masters, tensors["optimizer"])
-        checkpoint.set_rng_state(tensors["random"])
+        self.guard.load(tensors["guard"])
         self.progress = Progress(**state["progress"])
+        before, now = state.get("processes", 1), self.world.size
+        if before == now:
+            checkpoint.set_rng_state(tensors["random"], self.world.rank)
+        else:
+            checkpoint.seed_rng(self.world.seed(self.plan.seed, self.progress.step))
+            said = f"the run was begun with {before} process{'es' if before > 1 else ''} and goes on with {now}"
+            self.run.emit("notice", message=f"{said}: the same rows in every step, other random numbers for dropout")
+        self.stepper.capacity = self.progress.microbatch_tokens or self.stepper.capacity
 
     def _restore_best(self) -> None:
         p = self.progress
         path = self.run.folder / "checkpoints" / f"step-{p.best_step}"
-        if path.is_dir():
-            tensors, state = checkpoint.load(path)
+        wrong = self.world.first(lambda: checkpoint.damage(path))
+        if wrong is None:
+            tensors, state = load(self.world, path)
             self.masters.load(tensors["trained"])
             p.metrics = state["progress"]["metrics"]
-            self.run.emit(
-                "notice", message=f"the result is step {p.best_step}, the best by validation loss ({p.best:.4f})"
-            )
+            said = f"the result is step {p.best_step}, the best by validation loss ({p.best:.4f})"
+        else:
+            said = f"step {p.best_step}, the best by validation loss, is damaged ({wrong}); the result is step {p.step}"
+        self.run.emit("notice", message=said)
 
     def _signals(self) -> "_Signals":
         return _Signals(self)
 
 
 class _Signals:
-    """SIGINT and SIGTERM end the run after the step under way, with a checkpoint; a second SIGINT ends it at once."""
+    """SIGINT and SIGTERM end the run after the step under way, with a checkpoint; a second SIGINT ends it at once.
+
+    Not one of several processes: their launcher hands on the Ctrl-C that they all got from the terminal already.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -314,16 +336,6 @@ class _Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: Any) -> None:
-        if self.loop._signal is not None and number == signal.SIGINT:
+        if self.loop._signal is not None and number == signal.SIGINT and self.loop.world.size == 1:
             raise KeyboardInterrupt
         self.loop._signal = number
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory so far in bytes: the GPU's allocator's, or on the CPU the process's resident peak."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    import resource
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

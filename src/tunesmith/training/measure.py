@@ -10,19 +10,20 @@ from tunesmith import registry, run
 from tunesmith.data.records import Chat, Examples, Record
 from tunesmith.evaluation.items import Item
 from tunesmith.model.policy import Policy
+from tunesmith.training.parallel import ALONE, World
 
 SAMPLES = 8  # answers shown before and after where no metric asks for more
 Metrics = dict[str, dict[str, Any]]
 
 
-def validation_metrics(policy: Policy, examples: Examples | None, tokens: int) -> Metrics:
+def validation_metrics(policy: Policy, examples: Examples | None, tokens: int, world: World = ALONE) -> Metrics:
     """Return {"validation_loss" (nats per scored token), "perplexity"} with 95% intervals over examples; {} without examples."""
     if examples is None:
         return {}
     from tunesmith.evaluation.metrics import perplexity
     from tunesmith.training.scoring import example_nll
 
-    nll, count = example_nll(policy, examples, tokens)
+    nll, count = example_nll(policy, examples, tokens, world)
     seen = count > 0
     found = perplexity.aggregate(nll[seen], count[seen].astype(float))
     loss = {k: v if k == "n" else math.log(v) for k, v in found.items()}
@@ -30,7 +31,12 @@ def validation_metrics(policy: Policy, examples: Examples | None, tokens: int) -
 
 
 def answers(
-    policy: Policy, tokenizer: Any, records: Sequence[Record], metrics: Sequence[dict[str, Any]], max_length: int
+    policy: Policy,
+    tokenizer: Any,
+    records: Sequence[Record],
+    metrics: Sequence[dict[str, Any]],
+    max_length: int,
+    world: World = ALONE,
 ) -> tuple[Metrics, list[dict[str, Any]]]:
     """Return the asked metrics over all records and, per answered row, {"category", "prompt", "reference", "answer", "score"}.
 
@@ -40,7 +46,7 @@ def answers(
 
     found: Metrics = {}
     if metrics:
-        measured = evaluate_records(policy, tokenizer, records, metrics, max_length=max_length)
+        measured = evaluate_records(policy, tokenizer, records, metrics, max_length=max_length, world=world)
         found = measured.metrics
         shown = next(
             (m["name"] for m in metrics if registry.load("evaluation.metrics", m["name"]).NEEDS == "answers"), None
@@ -50,7 +56,7 @@ def answers(
     rows = [r for r in records if isinstance(r, Chat)][:SAMPLES]
     if not rows:
         return found, []
-    read = evaluate_records(policy, tokenizer, rows, [{"name": "exact_match"}], max_length=max_length)
+    read = evaluate_records(policy, tokenizer, rows, [{"name": "exact_match"}], max_length=max_length, world=world)
     return found, [_sample(item, None) for item in read.items if item.answer is not None]
 
 
@@ -76,6 +82,8 @@ def after(path: Path, metrics: Metrics, samples: list[dict[str, Any]], train: di
     paired = []
     for old, new in zip(kept["samples"], samples, strict=True):
         same = {k: new[k] for k in ("category", "prompt", "reference")}
-        scores = {"before_score": old["score"], "after_score": new["score"]}
-        paired.append({**same, "before": old["answer"], "after": new["answer"], **scores})
+        if "answer" in old:  # else the run ended here once, just before it was done
+            old = {"before": old["answer"], "before_score": old["score"]}
+        scores = {"before_score": old["before_score"], "after_score": new["score"]}
+        paired.append({**same, "before": old["before"], "after": new["answer"], **scores})
     run.write_json(path, {"before": kept["before"], "after": {"metrics": metrics}, "samples": paired, "train": train})

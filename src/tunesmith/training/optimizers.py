@@ -1,6 +1,6 @@
 """Optimizers, and the fp32 masters they step: trained weights are kept in fp32, the model computes with copies in its own dtype."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -26,14 +26,25 @@ class Masters:
             p.register_post_accumulate_grad_hook(lambda q, m=master: _move_grad(q, m))
 
     def zero_grad(self) -> None:
-        for m in self.masters.values():
-            m.grad = None
+        """Drop all gradients, those of a backward that was broken off too."""
+        for tensors in (self.masters, self.working):
+            for t in tensors.values():
+                t.grad = None
+
+    def grads(self) -> list[Tensor]:
+        """Return the gradients of the masters that have one, in the masters' order."""
+        return [m.grad for m in self.masters.values() if m.grad is not None]
 
     def fill_missing_grads(self) -> None:
         """Parameters no token reached get a zero gradient, so that every step sees the same parameters."""
         for m in self.masters.values():
             if m.grad is None:
                 m.grad = torch.zeros_like(m)
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """Return the Euclidean norm of all trained weights, ()."""
+        return torch.nn.utils.get_total_norm(list(self.masters.values()))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -64,7 +75,7 @@ def adamw(
     *,
     learning_rate: Annotated[float, Field(gt=0)],
     weight_decay: Annotated[float, Field(ge=0)] = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999),
     eps: Annotated[float, Field(gt=0)] = 1e-8,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, 2019, arXiv 1711.05101), torch's fused step; matrices decay, vectors (norms, biases) never do."""
@@ -77,6 +88,23 @@ def adamw(
 
 
 OPTIMIZERS = {"adamw": adamw}
+
+
+def update(optimizer: torch.optim.Optimizer, grads: list[Tensor], divisor: Tensor, skip: Tensor) -> None:
+    """Step with every gradient divided by `divisor` (); where `skip` () is 1 no parameter, moment or step count changes.
+
+    The fused steps take both from the device; for others `skip` is read, which waits for the device. A product with 0 would not do:
+    0 x NaN is NaN.
+    """
+    fused: Any = optimizer if optimizer.defaults.get("fused") else None
+    if fused is None and skip.item():
+        return
+    wide = any(g.dtype == torch.float64 for g in grads)
+    if fused is None or wide:  # the fused steps take the divisor in fp32
+        torch._foreach_div_(grads, divisor)
+    if fused is not None:
+        fused.found_inf, fused.grad_scale = skip, None if wide else divisor
+    optimizer.step()
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, masters: dict[str, Tensor]) -> dict[str, Tensor]:

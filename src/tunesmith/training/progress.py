@@ -61,6 +61,7 @@ class Progress:
         self._show_inferred()
         shows = {
             "notice": self._notice,
+            "skipped": self._notice,
             "start": self._start,
             "step": self._step,
             "evaluate": self._evaluate,

@@ -6,27 +6,29 @@ import torch
 
 from tunesmith.data.records import Examples
 from tunesmith.model.policy import Policy
-from tunesmith.training.batch import collate, pack
+from tunesmith.training.batch import arrange, collate
+from tunesmith.training.parallel import ALONE, World
 
 
 def example_nll(
-    policy: Policy, examples: Examples, tokens: int = 4096
+    policy: Policy, examples: Examples, tokens: int = 4096, world: World = ALONE
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return (summed -log p in nats of each example's scored tokens (E,), how many those are (E,)).
 
-    Runs in eval mode without gradients, at most `tokens` tokens at a time, and leaves the policy's mode as it was.
+    Runs in eval mode without gradients, at most `tokens` tokens at a time, and leaves the policy's mode as it was. Each process
+    of the world scores a share of the batches that one would, so that the numbers are the same, and all get all numbers.
     """
     nll, count = np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)
     device = next(policy.parameters()).device
     training = policy.training
     policy.eval()
     with torch.no_grad():
-        for rows in pack(examples.lengths, tokens):
-            batch = collate(examples, rows)
+        arranged = arrange(examples, np.arange(len(examples)), tokens, link=policy.flat)
+        for indices, clusters in arranged[world.rank :: world.size]:
+            batch = collate(examples, indices, clusters)
             logps = policy(batch.to(device)).double().cpu().numpy()
-            owners = rows[np.argsort(-examples.lengths[rows], kind="stable")]
-            segment = np.searchsorted(batch.cu_seqlens.numpy(), batch.target_index.numpy(), side="right") - 1
-            np.subtract.at(nll, owners[segment], logps)
-            np.add.at(count, owners[segment], 1)
+            np.subtract.at(nll, batch.target_example, logps)
+            np.add.at(count, batch.target_example, 1)
     policy.train(training)
+    world.sum_([torch.from_numpy(nll), torch.from_numpy(count)])
     return nll, count

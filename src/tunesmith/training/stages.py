@@ -16,24 +16,29 @@ import numpy as np
 from tunesmith import registry, run
 from tunesmith.arguments import named
 from tunesmith.data.records import Examples
-from tunesmith.errors import GuardStop, InputError
-from tunesmith.training import checkpoint, measure
+from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost
+from tunesmith.tracking._feed import following
+from tunesmith.training import checkpoint, disk, measure, parallel
 from tunesmith.training import resolve as resolving
-from tunesmith.training.loop import Interrupted, Loop, Plan, Progress, peak_memory
+from tunesmith.training.loop import Loop, Plan, Progress, peak_memory
+from tunesmith.training.parallel import ALONE, World
 from tunesmith.training.prepare import Prepared, attach
 
 
 class Training:
     """The stages of one run, in order; each fills in what the next needs."""
 
-    def __init__(self, prepared: Prepared, folder: Path, listeners: Sequence[run.Listener]) -> None:
-        self.prepared, self.config = prepared, prepared.config
+    def __init__(
+        self, prepared: Prepared, folder: Path, listeners: Sequence[run.Listener], world: World = ALONE
+    ) -> None:
+        self.prepared, self.config, self.world = prepared, prepared.config, world
         self.folder, self.listeners = folder, listeners
         self.progress = Progress()
 
     def go(self, resume: bool) -> dict[str, Any]:
         """Train to the end (from the newest whole checkpoint if `resume`) and return what the verb returns."""
-        with run.open_run(self.folder, tuple(self.listeners)) as self.run:
+        with contextlib.ExitStack() as stack:
+            self.run = self.world.together(lambda: self._open(stack))
             try:
                 return self._go(resume)
             except GuardStop as e:
@@ -46,31 +51,72 @@ class Training:
                 self._end("interrupted", str(e) or "interrupted")
                 raise
             except Exception as e:
-                if isinstance(e, Interrupted):
-                    self._end("interrupted", str(e))
+                if isinstance(e, (Interrupted, ProcessLost)):
+                    self._end("interrupted" if isinstance(e, Interrupted) else "failed", str(e))
+                elif disk.is_full(e):
+                    full = InputError(disk.sentence(self.folder, e))
+                    self._end("failed", str(full))
+                    raise full from e
                 else:
-                    path = self.folder / "traceback.txt"
+                    path = self.folder / f"traceback{f'-{self.world.rank}' if self.world.rank else ''}.txt"
+                    path.parent.mkdir(parents=True, exist_ok=True)  # another machine may not have it
                     path.write_text(traceback.format_exc())
                     e.traceback_file = str(path)  # type: ignore[attr-defined]
                     self._end("failed", f"{type(e).__name__}: {e}")
                 raise
 
+    def _open(self, stack: contextlib.ExitStack) -> run.Run:
+        """Open the run's folder, in the first process alone, until `stack` is closed."""
+        if self.world.rank > 0:
+            return run.Elsewhere(self.folder)
+        self._check_disk()
+        opened = stack.enter_context(run.open_run(self.folder, tuple(self.listeners)))
+        stack.enter_context(following(opened, self.config.track, resolving.as_dict(self.config)))
+        return opened
+
     def _go(self, resume: bool) -> dict[str, Any]:
-        found: Path | None = None
-        notices: list[str] = []
-        if resume:
-            found, notices = checkpoint.newest_whole(self.folder / "checkpoints")
-        self._announce(notices)
-        policy = self._policy()
-        loop = self._loop(policy)
+        found, notices = self.world.first(
+            lambda: checkpoint.newest_whole(self.folder / "checkpoints") if resume else (None, [])
+        )
+        if self.world.rank == 0:
+            self._announce(notices)
+        loop = self.world.together(self._loop)
+        self._agree(loop)
         if found is not None:
-            self._same_data(found)
+            self._same_data(found, loop.fingerprint)
             loop.resume(found)
-        self._start(policy, loop.plan.steps, loop.progress.step if found else None)
+        self._start(loop.policy, loop.plan.steps, loop.progress.step if found else None)
         self.progress = loop.progress
-        if found is None or not (self.folder / "results.json").is_file():
-            measure.before(self.folder / "results.json", *self._measure(policy))
-        return self._finish(policy, loop.train())
+        if found is None or not self.world.first((self.folder / "results.json").is_file):
+            metrics, samples = self._measure(loop.policy)
+            if self.world.rank == 0:
+                measure.before(self.folder / "results.json", metrics, samples)
+        return self._finish(loop.policy, loop.train())
+
+    def _agree(self, loop: Loop) -> None:
+        """Begin every process with the same data and weights, and with random numbers of its own."""
+        world = self.world
+        if world.size == 1:
+            return
+        import torch
+
+        world.same(loop.fingerprint, "other data")
+        world.broadcast_(loop.masters.masters.values())
+        loop.masters.refresh()
+        world.same(parallel.checksum(loop.policy.parameters()), "other weights of the model")
+        checkpoint.seed_rng(world.seed(self.config.train.seed, 0))
+        threads = torch.get_num_threads()
+        by = "NCCL" if loop.device.type == "cuda" else f"gloo, {threads} thread{'s' if threads > 1 else ''} each"
+        said = f"{world.size} processes train together, each on its share of every step's rows ({by})"
+        self.run.emit("notice", message=said)
+
+    def _check_disk(self) -> None:
+        """InputError where the run's checkpoints, the one being written and the best included, do not fit."""
+        train, trained = self.config.train, self.prepared.shape.trained
+        assert train.checkpoint_every is not None
+        saves = -(-self.prepared.steps // train.checkpoint_every) + 1
+        itemsize = 4 if train.dtype == "float32" else 2
+        disk.check_run(self.folder, trained, itemsize, min(max(train.keep_last, 2) + 2, saves))
 
     def _announce(self, notices: list[str]) -> None:
         run.write_bytes(self.folder / "run.yaml", resolving.to_yaml(self.config, self.prepared.inferred).encode())
@@ -82,13 +128,13 @@ class Training:
             self.run.emit("inferred", key=item.key, value=item.value, reason=item.reason)
 
     def _policy(self) -> Any:
-        import torch
-
+        from tunesmith.model.activations import checkpoint_activations
         from tunesmith.model.loading import load_model
         from tunesmith.model.lora import fuse
         from tunesmith.model.policy import make_policy
+        from tunesmith.model.regional import compile_layers
 
-        torch.manual_seed(self.config.train.seed)
+        checkpoint.seed_rng(self.config.train.seed)
         assert self.config.train.dtype is not None
         model = load_model(self.prepared.source, dtype=self.config.train.dtype)
         adapter = self.config.adapter or {}
@@ -98,14 +144,17 @@ class Training:
         else:
             model = attach(model, adapter)
         fuse(model)
-        policy, sentence = make_policy(model.to(self.prepared.machine.device))
+        policy, sentence = make_policy(model.to(self.world.device(self.prepared.machine.device)))
+        checkpoint_activations(model, self.config.train.activation_checkpointing or "none")
+        if self.config.train.compile:
+            compile_layers(policy)
         self.run.emit("notice", message=sentence)
         return policy
 
-    def _loop(self, policy: Any) -> Any:
+    def _loop(self) -> Loop:
         from tunesmith.training.optimizers import OPTIMIZERS
 
-        train = self.config.train
+        policy, train = self._policy(), self.config.train
         warmup = train.warmup or 0.0
         given = {k: v for k, v in self.config.optimizer.items() if k != "name"}
         plan = Plan(
@@ -125,6 +174,7 @@ class Training:
                     "checkpoint_every",
                     "keep_last",
                     "early_stopping",
+                    "max_bad_steps",
                 )
             },
         )
@@ -141,11 +191,12 @@ class Training:
             lambda masters: OPTIMIZERS[self.config.optimizer["name"]](masters, **given),
             lambda: self._validation_metrics(policy),
             _fingerprint(self.prepared.examples, self.prepared.rows(0)),
+            self.world,
         )
 
-    def _same_data(self, path: Path) -> None:
-        stored = json.loads((path / "state.json").read_text())["data"]
-        if stored != _fingerprint(self.prepared.examples, self.prepared.rows(0)):
+    def _same_data(self, path: Path, fingerprint: str) -> None:
+        stored = self.world.first(lambda: json.loads((path / "state.json").read_text())["data"])
+        if stored != fingerprint:
             raise InputError(
                 f"the data of {self.folder} has changed since {path.name} was written; restore it or begin a new run."
             )
@@ -169,23 +220,22 @@ class Training:
         )
 
     def _validation_metrics(self, policy: Any) -> dict[str, Any]:
-        return measure.validation_metrics(policy, self.prepared.validation, self.config.train.microbatch_tokens or 4096)
+        tokens = self.config.train.microbatch_tokens or 4096
+        return measure.validation_metrics(policy, self.prepared.validation, tokens, self.world)
 
     def _measure(self, policy: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         limit = self.config.train.max_length
         assert limit is not None
         metrics, samples = measure.answers(
-            policy, self.prepared.tokenizer, self.prepared.held_out, self.config.evaluate, limit
+            policy, self.prepared.tokenizer, self.prepared.held_out, self.config.evaluate, limit, self.world
         )
         own = self._validation_metrics(policy)
         return {**own, **metrics, **own}, samples  # its own perplexity is over all the tokens that were trained on
 
-    def _finish(self, policy: Any, progress: Any) -> dict[str, Any]:
+    def _finish(self, policy: Any, progress: Progress) -> dict[str, Any]:
         import torch
 
-        from tunesmith.evaluation.report import write_report
-
-        result = self._save_result(policy)
+        result = self.world.first(lambda: self._save_result(policy))
         metrics, samples = self._measure(policy)
         report: dict[str, Any] = {
             "run": str(self.folder),
@@ -196,11 +246,17 @@ class Training:
             "tokens_per_second": _throughput(progress.step_tokens, progress.step_seconds),
             "train_loss": progress.train_loss,
             "metrics": metrics,
-            "peak_memory_bytes": peak_memory(torch.device(self.prepared.machine.device)),
+            "peak_memory_bytes": self.world.most(peak_memory(torch.device(self.prepared.machine.device)))[0],
             "result": str(result),
         }
-        measure.after(self.folder / "results.json", metrics, samples, report)
-        self.run.emit("end", state="done", step=progress.step, seconds=report["seconds"], tokens=progress.tokens)
+        return self.world.first(lambda: self._close(report, samples))
+
+    def _close(self, report: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write what the run found, and return `report`."""
+        from tunesmith.evaluation.report import write_report
+
+        measure.after(self.folder / "results.json", report["metrics"], samples, report)
+        self.run.emit("end", state="done", step=report["steps"], seconds=report["seconds"], tokens=report["tokens"])
         write_report(self.folder)
         self.run.set_state("done")
         return report
@@ -214,18 +270,21 @@ class Training:
         policy.model.save_pretrained(beside)
         self.prepared.tokenizer.save_pretrained(beside)
         for path in (*beside.iterdir(), beside):
-            checkpoint.sync(path)
+            disk.sync(path)
         shutil.rmtree(result, ignore_errors=True)
-        beside.rename(result)
+        disk.rename(beside, result)
         return result
 
     def _end(self, state: str, message: str) -> None:
         """Close an unfinished run: its state, its last event, and a report of what there is."""
         from tunesmith.evaluation.report import write_report
 
+        if self.world.rank > 0 or not (self.folder / "run.yaml").is_file():
+            return  # nothing has begun, and the folder stays free for it
         done = {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": round(self.progress.seconds, 3)}
-        self.run.set_state(state, message=message)
-        self.run.emit("end", state=state, message=message, **done)
+        with contextlib.suppress(OSError):  # a full disk takes neither: it is resumed as a killed run is
+            self.run.set_state(state, message=message)
+            self.run.emit("end", state=state, message=message, **done)
         with contextlib.suppress(Exception):  # what ended the run is what must be told
             write_report(self.folder)
 

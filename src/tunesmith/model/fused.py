@@ -1,0 +1,264 @@
+"""Norms, rotary embedding, attention's products and gated feed-forward blocks with fewer passes over memory, in plain torch.
+
+transformers' modules stay what they are; their forward is set on the instance where a trial on random numbers shows ours equal.
+What a call brings that ours does not compute (a cache, an adapter switched off, autocast) goes to the module's own forward.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tunesmith.model.lora import Group, Parts, fits, flatten, parts_of, project
+
+ATTENTIONS = (
+    "LlamaAttention",
+    "MistralAttention",
+    "Qwen2Attention",
+    "Qwen3Attention",
+)  # one forward, but for the norms
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class _RmsNorm(torch.autograd.Function):
+    """y = w h r with r = (mean(h^2) + eps)^(-1/2) of each row (Zhang & Sennrich, 2019), computed in fp32 or wider.
+
+    With p = dy h: dh = r w dy - h r^3 (p w) / H and dw = p^T r, where p w and p^T r are products of a matrix and a vector.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        h = x.to(_wide(x))
+        r = torch.linalg.vector_norm(h, dim=-1, keepdim=True).square_().div_(h.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, r)
+        y: Tensor = (h * r).to(x.dtype) * weight
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, r = ctx.saved_tensors
+        wide, width = _wide(x), x.shape[-1]
+        h, dy, w = x.to(wide).view(-1, width), grads[0].to(wide).reshape(-1, width), weight.to(wide)
+        r = r.view(-1, 1)
+        p = dy * h
+        dw = torch.mv(p.t(), r[:, 0]).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        along = torch.mv(p, w)[:, None].mul_(r**3).div_(width)
+        dx = torch.mul(dy, w, out=p).mul_(r).addcmul_(h, along, value=-1)
+        return dx.to(x.dtype).view(x.shape), dw, None
+
+
+class _Rotary(torch.autograd.Function):
+    """q cos + (-q2, q1) sin for q = (q1, q2) (Su et al., 2021); q (1,T,H,D), cos and sin (1,T,1,D)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        (q1, q2), (s1, s2) = q.chunk(2, -1), sin.chunk(2, -1)
+        out = q * cos
+        o1, o2 = out.chunk(2, -1)
+        o1.addcmul_(q2, s1, value=-1)
+        o2.addcmul_(q1, s2)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        (d1, d2), (s1, s2) = grads[0].chunk(2, -1), sin.chunk(2, -1)
+        dq = grads[0] * cos
+        o1, o2 = dq.chunk(2, -1)
+        o1.addcmul_(d2, s2)
+        o2.addcmul_(d1, s1, value=-1)
+        return dq, None, None
+
+
+def _silu_backward(dy: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten.silu_backward(dy, x)  # type: ignore[no-any-return]
+
+
+def _gelu_backward(dy: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_backward(dy, x, approximate="tanh")  # type: ignore[no-any-return]
+
+
+Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+ACTIVATIONS: tuple[Activation, ...] = ((F.silu, _silu_backward), (partial(F.gelu, approximate="tanh"), _gelu_backward))
+
+
+class _GatedMlp(torch.autograd.Function):
+    """down(act(gate(x)) up(x)) (Shazeer, 2020); keeps x, gate, up and the low-rank products, and computes the rest again.
+
+    A CPU keeps act(gate) too: computing it again would take 3% of a step there.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, activation: Activation, scales: tuple[float, ...], *tensors: Tensor | None
+    ) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        (gate, up), low = Group(scales[:2], tensors[:8]).forward(flat)
+        acted = activation[0](gate)
+        (out,), low_down = Group(scales[2:], tensors[8:]).forward(acted * up)
+        ctx.save_for_backward(flat, gate, up, None if x.is_cuda else acted, low, low_down, *tensors)
+        ctx.activation, ctx.scales, ctx.shape = activation, scales, x.shape
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, gate, up, acted, low, low_down, *tensors = ctx.saved_tensors
+        needs_x, _, _, *needs = ctx.needs_input_grad
+        acted = ctx.activation[0](gate) if acted is None else acted
+        product = acted * up if any(needs[8:]) else acted  # only the gradients of down's own weights look at it
+        dy = grads[0].reshape(len(x), -1)
+        d, found_down = Group(ctx.scales[2:], tensors[8:]).backward(product, low_down, [dy], needs[8:])
+        assert d is not None
+        d_up = d * acted
+        d_gate = ctx.activation[1](d.mul_(up), gate)
+        dx, found = Group(ctx.scales[:2], tensors[:8]).backward(x, low, [d_gate, d_up], needs[:8], needs_x)
+        return (None if dx is None else dx.view(ctx.shape), None, None, *found, *found_down)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return w x / sqrt(mean(x^2) + eps) over the last dimension, in x's dtype."""
+    return _RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
+
+
+def _norm(module: Any, own: Any, x: Tensor) -> Tensor:
+    if module.weight.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        return own(x)  # type: ignore[no-any-return]
+    return rms_norm(x, module.weight, _eps(module))
+
+
+def _eps(module: Any) -> float:
+    return getattr(module, "variance_epsilon", None) or module.eps  # type: ignore[no-any-return]
+
+
+def _mlp(module: Any, own: Any, activation: Activation, x: Tensor) -> Tensor:
+    layers = _fitting(x, module.gate_proj, module.up_proj, module.down_proj)
+    if layers is None:
+        return own(x)  # type: ignore[no-any-return]
+    scales, tensors = flatten(layers)
+    return _GatedMlp.apply(x, activation, scales, *tensors)  # type: ignore[no-any-return]
+
+
+def _fitting(x: Tensor, *modules: nn.Module) -> list[Parts] | None:
+    layers = [p for p in map(parts_of, modules) if p is not None]
+    return layers if len(layers) == len(modules) and fits(x, *layers) else None
+
+
+def _attention(
+    module: Any,
+    own: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    layers = _fitting(hidden_states, module.q_proj, module.k_proj, module.v_proj)
+    if layers is None or position_embeddings is None or position_embeddings[0].shape[-1] != module.head_dim:
+        kwargs.update(attention_mask=attention_mask, past_key_values=past_key_values)
+        return own(hidden_states, position_embeddings=position_embeddings, **kwargs)  # type: ignore[no-any-return]
+    shape = (*hidden_states.shape[:-1], -1, module.head_dim)
+    q, k, v = (x.view(shape) for x in project(hidden_states, layers))
+    if hasattr(module, "q_norm"):
+        q, k = module.q_norm(q), module.k_norm(k)
+    cos, sin = (x.unsqueeze(2) for x in position_embeddings)
+    q, k, v = _Rotary.apply(q, cos, sin).transpose(1, 2), _Rotary.apply(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
+    if past_key_values is not None:
+        k, v = past_key_values.update(k, v, module.layer_idx)
+    if getattr(module, "sliding_window", None) is not None:
+        kwargs["sliding_window"] = module.sliding_window
+    dropout = module.attention_dropout if module.training else 0.0
+    attend = _interface(module)
+    out, weights = attend(module, q, k, v, attention_mask, dropout=dropout, scaling=module.scaling, **kwargs)
+    return module.o_proj(out.reshape(*shape[:-2], -1).contiguous()), weights
+
+
+def _interface(module: Any) -> Any:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    eager = inspect.getmodule(type(module)).eager_attention_forward  # type: ignore[union-attr]
+    return ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
+
+
+def fuse_blocks(model: nn.Module) -> int:
+    """Fuse the model's RMS norms, gated feed-forward blocks and attention, on the instances; return how many.
+
+    Modules of a class are tried once: where the results differ, all of that class keep their own forward.
+    """
+    tried: dict[Any, Any] = {}
+    fused = 0
+    for module in model.modules():
+        kind = type(module)
+        if kind not in tried:
+            tried[kind] = _trial(module)
+        if tried[kind] is not None:
+            function, *arguments = tried[kind]
+            module.forward = partial(function, module, module.forward, *arguments)
+            fused += 1
+    return fused
+
+
+def _trial(module: nn.Module) -> tuple[Any, ...] | None:
+    training = module.training
+    module.eval()  # dropout would be random
+    try:
+        return _fused(module)
+    except Exception:  # model code raises what it likes, and whatever it raises means: not this one
+        return None
+    finally:
+        module.train(training)
+
+
+def _fused(module: Any) -> tuple[Any, ...] | None:
+    """Return the forward that equals the module's own, and its further arguments; None where there is none."""
+    children = {name for name, _ in module.named_children()}
+    if type(module).__name__ in ATTENTIONS:
+        return (_attention,) if _attention_equals(module) else None
+    if children == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        x = torch.linspace(-4, 4, 99)
+        for activation in ACTIVATIONS:
+            gate = parts_of(module.gate_proj)
+            if gate is not None and torch.equal(module.act_fn(x), activation[0](x)):
+                return (_mlp, activation) if _equals(module, gate.weight, _mlp, activation) else None
+        return None
+    weight = getattr(module, "weight", None)
+    if type(module).__name__.endswith("RMSNorm") and isinstance(weight, Tensor) and weight.dim() == 1:
+        named = hasattr(module, "variance_epsilon") or hasattr(module, "eps")
+        return (_norm,) if named and _equals(module, weight, _norm) else None
+    return None
+
+
+@torch.no_grad()
+def _equals(module: Any, weight: Tensor, function: Any, *arguments: Any) -> bool:
+    x = _random((1, 5, weight.shape[-1]), weight)
+    return _near(function(module, None, *arguments, x), module(x))
+
+
+@torch.no_grad()
+def _attention_equals(module: Any) -> bool:
+    first = parts_of(module.q_proj)
+    if first is None:
+        return False
+    x = _random((1, 5, first.weight.shape[1]), first.weight)
+    angles = _random((1, 5, module.head_dim // 2), first.weight).repeat(1, 1, 2)
+    turns = (angles.cos(), angles.sin())
+    wanted = module(x, position_embeddings=turns, attention_mask=None)[0]
+    return _near(_attention(module, None, x, turns, None)[0], wanted)
+
+
+def _random(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(like.device, like.dtype)
+
+
+def _near(ours: Tensor, wanted: Tensor) -> bool:
+    """Whether two results differ by rounding only."""
+    error = (ours - wanted).abs().max()
+    return bool(error <= 16 * torch.finfo(wanted.dtype).eps * wanted.abs().max())

@@ -1,0 +1,106 @@
+"""Flat batches laid out in other ways: as padded rows, for models that cannot attend over segments, and in halves by length."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences of like length; positions count from 0 in each row, as models count them by themselves.
+
+    take (B,L): the token of the flat batch at each place; real (B,L): which places are no padding; own (n,): the places,
+    in the rows laid end to end, of the tokens this group answers for.
+    """
+
+    take: Tensor
+    real: Tensor
+    own: Tensor
+
+    def to(self, device: torch.device) -> "Rows":
+        return Rows(self.take.to(device), self.real.to(device), self.own.to(device))
+
+
+def lay_out(lengths: tuple[int, ...], parents: tuple[int, ...], turn: int | None = None) -> tuple[list[Rows], Numbers]:
+    """Return the rows in groups, and where each token of the flat batch is among the groups' own tokens laid end to end, (T,).
+
+    A row is a segment with its prefix before it; the first row that continues a prefix answers for the prefix's tokens, so each
+    token counts once. A group's shortest row is at least half its longest (padding never more than doubles a batch), and no
+    group has rows on both sides of `turn` tokens.
+    """
+    sequences = sorted(_sequences(lengths, parents), key=lambda pair: -len(pair[0]))
+    groups: list[Rows] = []
+    owned: list[Numbers] = []
+    first = 0
+    while first < len(sequences):
+        longest = len(sequences[first][0])
+        last = first
+        while last < len(sequences) and 2 * (n := len(sequences[last][0])) >= longest:
+            if turn is not None and n <= turn < longest:
+                break
+            last += 1
+        rows, tokens = _rows(sequences[first:last])
+        groups.append(rows)
+        owned.append(tokens)
+        first = last
+    place = np.empty(sum(lengths), dtype=np.int64)
+    place[np.concatenate(owned)] = np.arange(len(place))
+    return groups, place
+
+
+@dataclass(frozen=True)
+class Half:
+    """Some segments of a flat batch: their tokens in it, their lengths, and their parents among themselves."""
+
+    tokens: Numbers
+    lengths: tuple[int, ...]
+    parents: tuple[int, ...]
+
+
+def halves(lengths: tuple[int, ...], parents: tuple[int, ...], turn: int) -> list[Half]:
+    """Return the sequences of at most `turn` tokens and the longer ones; a prefix that both continue is in both."""
+    starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    continued = set(parents)
+    totals = [n + (lengths[p] if p >= 0 else 0) for n, p in zip(lengths, parents, strict=True)]
+    found = []
+    for longer in (False, True):
+        ends = [s for s, n in enumerate(totals) if s not in continued and (n > turn) == longer]
+        chosen = sorted({*ends, *(parents[s] for s in ends)} - {-1})
+        tokens = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in chosen])
+        among = tuple(chosen.index(parents[s]) if parents[s] >= 0 else -1 for s in chosen)
+        found.append(Half(tokens, tuple(lengths[s] for s in chosen), among))
+    return found
+
+
+def _sequences(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[tuple[Numbers, int]]:
+    """Return (the tokens of a whole sequence, how many of the first belong to another row) for every segment nothing continues."""
+    ends = np.cumsum(lengths)
+    segments = [np.arange(end - n, end) for end, n in zip(ends.tolist(), lengths, strict=True)]
+    continued, seen, found = set(parents), set(), []
+    for segment, parent in enumerate(parents):
+        if segment in continued:
+            continue
+        if parent < 0:
+            found.append((segments[segment], 0))
+        else:
+            found.append(
+                (np.concatenate([segments[parent], segments[segment]]), lengths[parent] if parent in seen else 0)
+            )
+            seen.add(parent)
+    return found
+
+
+def _rows(sequences: list[tuple[Numbers, int]]) -> tuple[Rows, Numbers]:
+    longest = len(sequences[0][0])
+    take = np.zeros((len(sequences), longest), dtype=np.int64)
+    real, own = np.zeros_like(take, dtype=np.bool_), np.zeros_like(take, dtype=np.bool_)
+    for i, (tokens, borrowed) in enumerate(sequences):
+        take[i, : len(tokens)] = tokens
+        real[i, : len(tokens)] = True
+        own[i, borrowed : len(tokens)] = True
+    return Rows(torch.from_numpy(take), torch.from_numpy(real), torch.from_numpy(np.flatnonzero(own))), take[own]

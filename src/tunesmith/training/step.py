@@ -1,0 +1,155 @@
+"""One optimizer step: the rows' micro-batches forward and backward, the guard's verdict, clip, update. It never waits for the device."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from tunesmith.data.records import Examples
+from tunesmith.errors import InputError
+from tunesmith.model.policy import Policy
+from tunesmith.training.batch import FlatBatch, Indices, microbatches
+from tunesmith.training.guard import GOOD, Guard
+from tunesmith.training.optimizers import Masters, update
+from tunesmith.training.parallel import ALONE, World
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Stepper:
+    """Steps of a policy over examples in micro-batches of `capacity` tokens, which are halved where memory runs out.
+
+    `say` is told sentences for people.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        loss: Loss,
+        masters: Masters,
+        optimizer: torch.optim.Optimizer,
+        guard: Guard,
+        examples: Examples,
+        capacity: int,
+        clip_norm: float,
+        say: Callable[[str], None],
+        world: World = ALONE,
+    ) -> None:
+        self.policy, self.loss, self.masters, self.optimizer, self.guard = policy, loss, masters, optimizer, guard
+        self.examples, self.capacity, self.clip_norm, self.say = examples, capacity, clip_norm, say
+        self.world = world
+        self.device = next(policy.parameters()).device
+        self._at: FlatBatch | None = None  # the micro-batch under way
+
+    def batches(self, rows: Indices) -> list[FlatBatch]:
+        """Return the micro-batches of a step over `rows`, on the device (copies are under way)."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # of this thread, whose pinned memory would else belong to the first GPU
+        link, multiple = self.policy.flat, self.policy.multiple
+        return [b.to(self.device) for b in microbatches(self.examples, rows, self.capacity, link, multiple)]
+
+    def step(self, rows: Indices, batches: Sequence[FlatBatch], scored: int, rate: float) -> Tensor:
+        """Make one step over `rows`, laid out in `batches`; return its loss, gradient norm and verdict as a float32 (3,).
+
+        The loss is the sum over the `scored` tokens of the step, which has this process's rows and those of the others, divided by
+        their number, whatever the micro-batches.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.policy.router_load = None
+        loss = self._accumulate(rows, batches, scored)
+        self.masters.fill_missing_grads()
+        grads = self.masters.grads()
+        self.world.sum_([loss, *grads])
+        norm = get_total_norm(grads) / self.guard.scale
+        # torch's clip_grad_norm_ multiplies by clip / (norm + 1e-6) where that is below 1; a large norm is also unscaled here
+        divisor = self.guard.scale * ((norm + 1e-6) / self.clip_norm).clamp(min=1)
+        verdict = self.guard.judge(loss, norm)
+        update(self.optimizer, grads, divisor, (verdict != GOOD).float())
+        self.masters.refresh()
+        return torch.stack((loss.float(), norm.float(), verdict))
+
+    def _accumulate(self, rows: Indices, batches: Sequence[FlatBatch], scored: int) -> Tensor:
+        """Leave the step's gradients in the masters and return its loss; begun anew in smaller parts where memory runs out."""
+        random = _random_state(self.device)
+        while True:
+            try:
+                return self._gradients(batches, scored)
+            except (MemoryError, RuntimeError) as e:
+                if not _out_of_memory(e):
+                    raise
+            # out of the except clause, so that its traceback does not keep the step's tensors alive
+            self.masters.zero_grad()
+            self._shrink(self._at or batches[0])
+            _set_random_state(self.device, random)
+            batches = self.batches(rows)
+
+    def _gradients(self, batches: Sequence[FlatBatch], scored: int) -> Tensor:
+        self.masters.zero_grad()
+        self._at = max(batches, key=lambda batch: sum(batch.lengths), default=None)
+        total = torch.zeros((), device=self.device)
+        if self.policy.router is not None and (len(batches) > 1 or self.world.size > 1):
+            self._count_routed(batches)
+        for batch in batches:
+            self._at = batch
+            loss = self.loss(self.policy(batch), batch.weights) / scored
+            total += loss.detach()
+            balance = self.policy.take_auxiliary()  # of the experts; trained, not part of the loss that is reported
+            loss = loss if balance is None else loss + balance
+            loss.backward(self.guard.scale.to(loss.dtype))
+        self._at = None
+        return total
+
+    def _count_routed(self, batches: Sequence[FlatBatch]) -> None:
+        """Tell the routers what the whole step sends to each expert; once a step, whatever is begun anew in this process alone."""
+        if self.policy.router_load is not None:
+            return
+        counts = torch.zeros(0, dtype=torch.int64, device=self.device)
+        if batches:
+            counts = self.policy.router_counts(batches)
+        (size,) = self.world.most(len(counts))
+        if not len(counts):
+            counts = counts.new_zeros(size)
+        self.world.sum_([counts])
+        self.policy.router_load = counts
+
+    def _shrink(self, batch: FlatBatch) -> None:
+        """Halve the micro-batches, as far as the longest row of the one that did not fit lets them; InputError where it is alone."""
+        tokens = sum(batch.lengths)
+        longest = max(
+            n + (batch.lengths[p] if p >= 0 else 0) for n, p in zip(batch.lengths, batch.parents, strict=True)
+        )
+        smaller = max(min(tokens, self.capacity) // 2, longest)
+        if smaller >= tokens:
+            raise InputError(
+                f"memory does not suffice for a step over one row of {tokens:,} tokens{self._where(batch)}: lower train.max_length, set "
+                "train.activation_checkpointing: full, or take a smaller model or an adapter."
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.capacity = smaller
+        self.say(
+            f"memory ran out over a micro-batch of {tokens:,} tokens; the step is done again and the run goes on with at most "
+            f"{smaller:,} (the results are the same)"
+        )
+
+    def _where(self, batch: FlatBatch) -> str:
+        if not len(self.examples.origins) or not len(batch.target_example):
+            return ""
+        return f" ({self.examples.origins[self.examples.record[batch.target_example[0]]]})"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

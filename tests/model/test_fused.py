@@ -1,0 +1,173 @@
+"""Fused blocks equal transformers' and PEFT's modules: 1e-5 in fp32, 1e-10 in float64, forward and every gradient."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from builders import tiny_model
+from tunesmith.model import fused
+from tunesmith.model.adapters import lora
+from tunesmith.model.lora import fuse
+
+BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def adapted(family, dtype, adapter, **changes):
+    """A tiny model with every kind of trained weight at values that matter."""
+    model = tiny_model(family, dtype, **changes)
+    if adapter is not None:
+        model = lora.attach(model, r=3, **adapter)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_" in name or p.dim() == 1:
+                p.normal_(0, 0.1)
+    return model
+
+
+def run(model, ids):
+    """The logits, and the gradients by name of a sum that weighs every logit differently."""
+    logits = model(input_ids=ids, use_cache=False).logits
+    weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
+    (logits * weights).sum().backward()
+    return logits.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal(ours, wanted, dtype):
+    for name, gradient in wanted[1].items():
+        torch.testing.assert_close(ours[1][name], gradient, atol=BOUND[dtype] * gradient.abs().max(), rtol=0, msg=name)
+    assert ours[1].keys() == wanted[1].keys()
+    torch.testing.assert_close(ours[0], wanted[0], atol=BOUND[dtype] * wanted[0].abs().max(), rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "adapter",
+    [None, {}, {"target_modules": ["q_proj", "v_proj", "down_proj"]}, {"rslora": True}],
+    ids=["full", "lora", "some", "rslora"],
+)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {}),
+        ("llama", {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("mistral", {}),
+        ("gemma2", {}),
+    ],
+    ids=["llama", "llama-biases-gelu", "qwen2", "qwen3", "mistral", "gemma2"],
+)
+def test_logits_and_gradients_are_those_of_the_modules(family, changes, adapter, dtype):
+    model = adapted(family, dtype, adapter, **changes)
+    ids = torch.randint(0, 97, (2, 13))
+    wanted = run(deepcopy(model), ids)
+    fuse(model)
+    assert_equal(run(model, ids), wanted, dtype)
+
+
+def fused_modules(model):
+    """How often each fused forward is set."""
+    names = [getattr(getattr(m.__dict__.get("forward"), "func", None), "__name__", None) for m in model.modules()]
+    return {name: names.count(name) for name in set(names) - {None}}
+
+
+def test_which_modules_are_fused():
+    model = lora.attach(tiny_model("qwen3"), r=2)
+    assert fuse(model) == 14
+    # two layers: a norm before attention and feed-forward, one each for queries and keys; one at the end
+    assert fused_modules(model) == {"_forward": 14, "_attention": 2, "_mlp": 2, "_norm": 9}
+    full = tiny_model("llama")
+    assert fuse(full) == 0
+    assert fused_modules(full) == {"_attention": 2, "_mlp": 2, "_norm": 5}
+
+
+def test_modules_that_compute_something_else_keep_their_forward():
+    gemma = tiny_model("gemma2")  # its norm multiplies by 1 + w
+    fuse(gemma)
+    assert "_norm" not in fused_modules(gemma)
+    assert "_attention" not in fused_modules(gemma)
+
+    class OtherMLP(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj, self.up_proj = nn.Linear(4, 6), nn.Linear(4, 6)
+            self.down_proj, self.act_fn = nn.Linear(6, 4), nn.SiLU()
+
+        def forward(self, x):
+            return 2 * self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+    assert fused.fuse_blocks(OtherMLP()) == 0
+
+
+def test_bf16_is_as_near_to_float64_as_the_modules_are():
+    """Over the mean of some seeds: one model's error is what its rounding happens to be."""
+
+    def error(got, exact):
+        return sum(float((got[1][n] - g).norm() / g.norm()) for n, g in exact[1].items())
+
+    ours = theirs = 0.0
+    for seed in range(8):
+        model = adapted("llama", torch.bfloat16, {}, seed=seed)
+        own, other = deepcopy(model), deepcopy(model)
+        fuse(other)
+        ids = torch.randint(0, 97, (2, 40))
+        exact = run(model.double(), ids)
+        ours += error(run(other, ids), exact)
+        theirs += error(run(own, ids), exact)
+    assert ours <= theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("trained", [True, False])
+def test_rms_norm(dtype, trained):
+    torch.manual_seed(0)
+    x = torch.randn(2, 7, 24, dtype=dtype, requires_grad=True)
+    w = torch.randn(24, dtype=dtype, requires_grad=trained)
+    dy = torch.randn_like(x)
+    y = fused.rms_norm(x, w, 1e-3)
+    wanted = w * x * (x.pow(2).mean(-1, keepdim=True) + 1e-3).rsqrt()
+    torch.testing.assert_close(y, wanted, atol=BOUND[dtype], rtol=0)
+    inputs = [x, w] if trained else [x]
+    for ours, theirs in zip(torch.autograd.grad(y, inputs, dy), torch.autograd.grad(wanted, inputs, dy), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=BOUND[dtype], rtol=0)
+
+
+def test_an_adapter_switched_off_or_merged_is_left_out():
+    model = adapted("llama", torch.float64, {})
+    plain = deepcopy(model)
+    fuse(model)
+    ids = torch.arange(9)[None]
+    with model.disable_adapter(), plain.disable_adapter():
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits, atol=1e-12, rtol=0)
+    wanted = plain(ids).logits
+    model.merge_adapter()
+    torch.testing.assert_close(model(ids).logits, wanted, atol=1e-10, rtol=0)
+    model.unmerge_adapter()
+    torch.testing.assert_close(model(ids).logits, wanted, atol=1e-10, rtol=0)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged(ids).logits, wanted, atol=1e-10, rtol=0)
+
+
+def test_generation_with_a_cache_is_unchanged():
+    model = adapted("llama", torch.float64, {})
+    plain = deepcopy(model)
+    fuse(model)
+    ids = torch.arange(5)[None]
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(ids, **options), plain.generate(ids, **options))
+
+
+def test_recomputed_layers_have_the_same_gradients():
+    from tunesmith.model.activations import checkpoint_activations
+
+    ids = torch.randint(0, 97, (2, 13))
+    kept = adapted("llama", torch.float64, {})
+    fuse(kept)
+    for how in ("full", "selective"):
+        again = adapted("llama", torch.float64, {})
+        fuse(again)
+        assert checkpoint_activations(again, how) == 2
+        assert_equal(run(again.train(), ids), run(deepcopy(kept).train(), ids), torch.float64)
