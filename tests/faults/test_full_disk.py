@@ -7,7 +7,6 @@ import shutil
 import pytest
 from driver import STEPS, config, content
 
-from tunesmith import run
 from tunesmith.errors import InputError
 from tunesmith.training import checkpoint, disk
 
