@@ -18,22 +18,27 @@ import sys
 import tempfile
 from datetime import date
 from importlib import metadata
+from pathlib import Path
 
 from contenders import CONTENDERS
 from shapes import SHAPES, draw_rows, gemm_rate, make_model, needed_flops
 
 
 def child(name: str, folder: str, shape: str, adapter: str, steps: int) -> None:
-    import resource
-
     import torch
 
     rows = draw_rows(512, SHAPES[shape]["vocab_size"])
     tokens, seconds, overhead = CONTENDERS[name](folder, rows, shape, adapter, steps)
     rate = sum(tokens[2:]) / sum(seconds[2:])
     on_gpu = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if on_gpu else own_peak()
     print("RESULT " + json.dumps({"rate": rate, "peak": peak, "overhead": overhead}))
+
+
+def own_peak() -> int:
+    """Return this process's peak resident memory in bytes (getrusage would give its parent's, where that was larger)."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def measure(name: str, folder: str, args: argparse.Namespace) -> dict:

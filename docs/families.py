@@ -17,6 +17,7 @@ import transformers
 
 from builders import tiny_model
 from tunesmith.model import attention
+from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
 from tunesmith.model.probe import flat_batch
 
@@ -52,9 +53,9 @@ Written by `docs/families.py` with {versions}; a test holds it to that.
 Whether a model runs flat (rows end to end, nothing padded) or padded is no list in the code: when a model is loaded, a probe
 compares flat log-probs with those of the model's own forward on each row alone, with prefix links, with every attention
 window shortened so that rows are longer than it, and in training mode. What differs runs padded, and the run says so and why. This
-table is what the probe said, on a CPU, of a tiny random model of each family with the family's own settings. Parity of
-log-probs and of the gradients of all parameters with transformers' padded forward is tested for each, in either way of running
-(`tests/parity/test_families.py`).
+table is what the probe said, on a CPU, of a tiny random model of each family with the family's own settings, its blocks fused
+as they are in training. Parity of log-probs and of the gradients of all parameters with transformers' padded forward, unfused, is
+tested for each, in either way of running (`tests/parity/test_families.py`).
 
 The column for GPUs is derived, not measured: torch's varlen kernel has no soft-caps, sinks or dropout, and windows only where
 its signature has `window_size`; it takes bf16 and fp16 on GPUs since Ampere, with heads of at most 256 numbers. Everything
@@ -68,7 +69,7 @@ else that runs flat does so by batched products over groups of segments, the CPU
 - Mixtures keep the routers' load-balancing loss where the config says `output_router_logits`, over the whole step. LoRA's
   `all-linear` reaches their experts.
 - Rotary frequencies that change with length (`longrope` of Phi-3's long versions, `dynamic`) are for a whole call of the model: a
-  micro-batch with rows on both sides of that length runs padded, in groups that are on one side each.
+  micro-batch with rows on both sides of that length runs in two calls, one for each side: flat halves, or padded groups.
 - A padded run computes the output layer at scored positions only, like a flat one; a model whose own code does more to
   its logits than a bias, a scale and a soft-cap gives them by its own forward.
 """
@@ -79,6 +80,7 @@ def page() -> str:
     rows = []
     for family, such in FAMILIES.items():
         model = tiny_model(family).train()
+        fuse(model)
         with recorded() as asked:
             policy, sentence = make_policy(model)
             policy.train()

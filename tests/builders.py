@@ -137,6 +137,8 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(family, **changes)).to(dtype)
+    if family == "gemma2":
+        model.set_attn_implementation("eager")  # transformers 5.17 would take SDPA, which leaves soft-caps out
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim > 1:

@@ -28,6 +28,11 @@ def test_other_names_do_not(key):
     [
         ("https://user:pw@host/rows.jsonl", "https://•••@host/rows.jsonl"),
         ("https:/user:pw@host/rows.jsonl is missing", "https:/•••@host/rows.jsonl is missing"),  # as a path writes it
+        ("https://u:p@ss@host/x from git@host", "https://•••@host/x from git@host"),
+        ("at HTTPS://u:p/w@ss/d@host:80", "at HTTPS://•••@host:80"),
+        ("https:/u:p/w@ss@host is missing", "https:/•••@host is missing"),
+        ("postgresql+psycopg://u:a/b@host/db", "postgresql+psycopg://•••@host/db"),
+        ("see s3:/u:pw@host", "see s3:/•••@host"),
         ("http://host/x?split=train&token=abc&n=3", "http://host/x?split=train&token=•••&n=3"),
         ("s3://b/x?X-Amz-Signature=abc", "s3://b/x?X-Amz-Signature=•••"),
         ("wrote hf_abcdefghijklmnop to a file", "wrote ••• to a file"),

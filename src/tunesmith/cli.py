@@ -278,7 +278,7 @@ def main() -> None:
     except ProcessLost as e:
         code = _fail(str(e), 1, common=True)
     except Interrupted as e:
-        sys.exit(_fail(f"{e}; a checkpoint is written, continue with --resume", 128 + e.number, common=True))
+        sys.exit(_fail(f"{e}, continue with --resume", 128 + e.number, common=True))
     except GuardStop as e:
         code = _fail(str(e), 3, common=True)
     except KeyboardInterrupt:

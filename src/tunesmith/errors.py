@@ -14,7 +14,7 @@ class SaidElsewhere(InputError):  # noqa: N818 (InputError's kind of name, and i
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: somebody asked for it)
-    """A signal asked the run to stop; its checkpoint is written (exit code 128 + number)."""
+    """A signal asked the run to stop; its checkpoint is written unless its loss was beyond bounds (exit code 128 + number)."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")

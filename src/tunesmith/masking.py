@@ -6,7 +6,9 @@ from typing import Any
 MASK = "•••"
 SECRET = re.compile(r"((api|access|private)[_-]?key|passw|secret|credential|(^|[._-])(token|auth)$)", re.IGNORECASE)
 _TOKEN = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}")
-_USER = re.compile(r"(:/{1,2})[^/\s@]+@")  # scheme://user:password@host, also as a path, which has one slash
+# user:password@ after a scheme, also in an address written as a path, with one slash; a password may have "/" and "@" in it
+_LOGIN = re.compile(r"(\b(?:[a-z][a-z0-9+.-]*:/|https?:|ftp:)/)\S+@", re.IGNORECASE)
+_USER = re.compile(r"(:/{1,2})[^/\s@]+@")  # and after what is no scheme, or not known to be one
 _QUERY = re.compile(
     r"([?&][^=&\s]*(?:key|token|secret|signature|passw|credential|auth)[^=&\s]*=)[^&\s]+", re.IGNORECASE
 )
@@ -21,7 +23,7 @@ def masked(key: str, value: Any) -> Any:
 
 def clean(text: str) -> str:
     """Return a text without passwords and keys in addresses, and without tokens that can be told by their beginning."""
-    text = _USER.sub(rf"\g<1>{MASK}@", text)
+    text = _USER.sub(rf"\g<1>{MASK}@", _LOGIN.sub(rf"\g<1>{MASK}@", text))
     return _TOKEN.sub(MASK, _QUERY.sub(rf"\g<1>{MASK}", text))
 
 

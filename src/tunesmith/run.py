@@ -17,6 +17,7 @@ from tunesmith.errors import InputError
 from tunesmith.training import disk
 
 EVENTS_VERSION = 1
+BEGUN = ("lock", "events.jsonl", ".run.yaml.part")  # what a run leaves that ended before it began
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
@@ -74,6 +75,22 @@ def state(folder: Path) -> str | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f"{file} cannot be read, though tunesmith writes it whole; is {folder} a run's folder?") from e
+
+
+def used(folder: Path) -> bool:
+    """Return whether a folder holds anything but what a run leaves that ended before it began."""
+    return folder.is_dir() and any(p.name not in BEGUN for p in folder.iterdir())
+
+
+def refuse_used(folder: Path) -> None:
+    """InputError where a folder is `used`, so that no new run can have it."""
+    if not used(folder):
+        return
+    if (folder / "run.yaml").is_file():
+        raise InputError(
+            f"the output folder {folder} holds a run; continue it with --resume or choose another --output."
+        )
+    raise InputError(f"the output folder {folder} is not empty and holds no run; choose another --output.")
 
 
 @contextlib.contextmanager

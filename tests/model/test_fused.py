@@ -102,6 +102,42 @@ def test_modules_that_compute_something_else_keep_their_forward():
     assert fused.fuse_blocks(OtherMLP()) == 0
 
 
+def test_an_attention_that_passes_on_something_else_keeps_its_forward(monkeypatch):
+    """Its window would be lost, which no result on a few tokens shows."""
+    mistral = tiny_model("mistral")
+    fuse(mistral)
+    assert fused_modules(mistral)["_attention"] == 2
+    monkeypatch.setitem(fused.ATTENTIONS, "MistralAttention", lambda module: None)
+    mistral = tiny_model("mistral")
+    fuse(mistral)
+    assert "_attention" not in fused_modules(mistral)
+
+
+@pytest.mark.parametrize(("family", "norms"), [("gemma2", 0), ("llama", 5)])
+def test_norms_are_told_apart_in_bf16_too(family, norms):
+    """One weight of 300 makes a result beside which 1 + w and w would look the same."""
+    model = tiny_model(family, torch.bfloat16)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p[3] = 300
+    fuse(model)
+    assert fused_modules(model).get("_norm", 0) == norms
+
+
+def test_modules_of_one_class_with_other_attributes_are_tried_by_themselves():
+    class ShiftedRMSNorm(nn.Module):
+        def __init__(self, shift):
+            super().__init__()
+            self.weight, self.eps, self.shift = nn.Parameter(torch.ones(8)), 1e-6, shift
+
+        def forward(self, x):
+            return (self.weight + self.shift) * x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+
+    for shifts in ((0, 1, 0), (1, 0, 0)):
+        assert fused.fuse_blocks(nn.ModuleList(map(ShiftedRMSNorm, shifts))) == 2
+
+
 def test_bf16_is_as_near_to_float64_as_the_modules_are():
     """Over the mean of some seeds: one model's error is what its rounding happens to be."""
 
@@ -122,9 +158,12 @@ def test_bf16_is_as_near_to_float64_as_the_modules_are():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("trained", [True, False])
-def test_rms_norm(dtype, trained):
+@pytest.mark.parametrize("transposed", [True, False])
+def test_rms_norm(dtype, trained, transposed):
+    """Some families norm queries and keys after they transpose heads and tokens."""
     torch.manual_seed(0)
-    x = torch.randn(2, 7, 24, dtype=dtype, requires_grad=True)
+    x = torch.randn(2, 7, 3, 24, dtype=dtype)
+    x = (x.transpose(1, 2) if transposed else x).requires_grad_()
     w = torch.randn(24, dtype=dtype, requires_grad=trained)
     dy = torch.randn_like(x)
     y = fused.rms_norm(x, w, 1e-3)

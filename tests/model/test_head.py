@@ -45,9 +45,10 @@ def test_equals_autograd_in_float64(monkeypatch, trained, softcap, keep):
 
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("scale", [0.5, 4.0, 12.0])
-def test_bf16_stays_near_float64(scale, trained):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_float64(scale, trained, dtype):
     """bf16 rounds the logits (relative 2^-9) and the residuals once; the error is bounded by that, also where p > 0.999."""
-    hidden, weight, targets = case(scale, dtype=torch.bfloat16)
+    hidden, weight, targets = case(scale, dtype=dtype)
     logp, dh, _ = reference(hidden, weight, targets)
     if scale == 12.0:
         assert (logp.exp() > 0.999).float().mean() > 0.5
@@ -75,6 +76,23 @@ def test_the_gradient_does_not_vanish_near_certainty():
     head.target_logps(hidden, weight, torch.tensor([0])).sum().backward()
     exact = 1 / (1 + torch.exp(torch.tensor(13.8125, dtype=torch.float64)))
     assert abs(hidden.grad.item() - exact.item()) <= 2**-8 * exact.item()
+
+
+@pytest.mark.parametrize("keep", [0, 2**30])
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("scale", [2.0**4, 2.0**10, 2.0**16])
+def test_fp16_keeps_small_residuals_for_the_loss_scale(monkeypatch, scale, trained, keep):
+    """At 1 - p = 1e-6 the residual is between fp16's last numbers, 6e-8 apart; the loss scale comes only afterwards."""
+    monkeypatch.setattr(head, "KEEP", keep)
+    weight = torch.tensor([[1.0], [0.0]], dtype=torch.float16, requires_grad=trained)
+    hidden = torch.tensor([[13.8125]], dtype=torch.float16, requires_grad=True)
+    (head.target_logps(hidden, weight, torch.tensor([0])).sum() * scale).backward()
+    exact = scale / (1 + torch.exp(torch.tensor(13.8125, dtype=torch.float64)))
+    # what is returned is fp16 as well: half of its least step, where the scale leaves it so small
+    assert abs(hidden.grad.item() - exact.item()) <= 0.01 * exact.item() + 2**-25
+    if trained:
+        for found, sign in zip(weight.grad[:, 0].tolist(), (1, -1), strict=True):
+            assert abs(found - sign * 13.8125 * exact.item()) <= 0.01 * 13.8125 * exact.item() + 2**-25
 
 
 def test_no_targets():

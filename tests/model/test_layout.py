@@ -1,6 +1,12 @@
 """Other layouts of a flat batch, by hand: padded rows, and halves by length."""
 
+from dataclasses import replace
+
+import torch
+
 from tunesmith.model.layout import halves, lay_out
+from tunesmith.model.policy import Policy
+from tunesmith.model.probe import flat_batch
 
 
 def test_rows_of_like_length_run_together_and_each_token_is_answered_for_once():
@@ -28,3 +34,21 @@ def test_halves_have_what_their_sequences_continue():
     assert (short.lengths, short.parents) == ((3, 2, 1), (-1, -1, 0))
     assert long.tokens.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14]
     assert (long.lengths, long.parents) == ((5, 3, 4), (-1, -1, 1))
+
+
+def test_a_prefix_is_no_sequence_and_a_half_without_sequences_is_left_out():
+    """A prefix of 3 that 4 and 2 more continue: sequences of 7 and 5, both beyond 4."""
+    (long,) = halves((3, 4, 2), (-1, 0, 0), turn=4)
+    assert long.tokens.tolist() == list(range(9))
+    assert (long.lengths, long.parents) == ((3, 4, 2), (-1, 0, 0))
+
+
+def test_what_fills_a_batch_up_is_split_off_only_for_the_sake_of_others():
+    def mixed(lengths, parents, padding=0):
+        return Policy._mixed(replace(flat_batch(torch.arange(sum(lengths)), lengths, parents), padding=padding), 4)
+
+    assert mixed((5, 3), (-1, -1))
+    assert not mixed((3, 4, 2), (-1, 0, 0))
+    assert not mixed((5, 3), (-1, -1), padding=3)
+    assert mixed((3, 5), (-1, -1), padding=5)
+    assert not mixed((3, 4), (-1, -1), padding=4)

@@ -3,8 +3,24 @@
 import pytest
 import torch
 
+from builders import tiny_model
 from tunesmith.errors import InputError
-from tunesmith.model.policy import make_policy
+from tunesmith.model import probe
+from tunesmith.model.policy import Policy, make_policy
+
+
+def test_a_model_that_fails_under_eager_attention_has_its_own_back(monkeypatch):
+    whole = Policy(tiny_model("llama").eval(), flat=False, trunk=False)
+    own = whole.transformer.config._attn_implementation
+
+    def alone(*_):
+        assert whole.transformer.config._attn_implementation == "eager"
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(probe, "_alone", alone)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        probe._rounding(whole, probe.flat_batch(torch.arange(9), (9,), (-1,)), torch.zeros(8), own)
+    assert whole.transformer.config._attn_implementation == own != "eager"
 
 
 def test_a_model_of_berts_kind_is_refused():

@@ -8,7 +8,7 @@ import torch
 
 from builders import random_examples, tiny_model
 from tunesmith.errors import InputError
-from tunesmith.model import regional
+from tunesmith.model import attention, regional
 from tunesmith.model.adapters import lora
 from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
@@ -51,6 +51,22 @@ def test_compiled_layers_give_the_same_loss_and_gradients(how):
     assert compiled.keys() == gradients.keys()
     for name, g in gradients.items():
         assert (compiled[name] - g).abs().max() <= 1e-5 * max(1.0, g.abs().max().item()), name
+
+
+def test_a_later_model_does_not_let_compiled_code_look_into_attention(monkeypatch):
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    monkeypatch.setattr(attention, "_opaque", False)
+    policy, _ = make_policy(tiny_model("llama"))
+    assert ALL_ATTENTION_FUNCTIONS["flat"] is attention.flat_attention
+    regional.compile_layers(policy)  # nothing is compiled before it runs
+    compiled = ALL_ATTENTION_FUNCTIONS["flat"]
+    try:
+        assert make_policy(tiny_model("qwen2"))[0].flat
+        assert ALL_ATTENTION_FUNCTIONS["flat"] is compiled is not attention.flat_attention
+    finally:
+        monkeypatch.undo()
+        attention.register()
 
 
 def test_a_missing_compiler_is_said(monkeypatch):

@@ -14,6 +14,7 @@ import torch
 
 from builders import FAMILIES, tiny_config, tiny_model
 from tunesmith.model import attention
+from tunesmith.model.lora import fuse
 from tunesmith.model.policy import Policy, make_policy
 from tunesmith.model.probe import flat_batch
 
@@ -84,7 +85,10 @@ def assert_equal(family, policy, batch, **changes):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_as_it_runs(family):
-    policy, sentence = make_policy(tiny_model(family).eval())
+    """Fused, as training runs it; what it is compared with is not."""
+    model = tiny_model(family).eval()
+    fuse(model)
+    policy, sentence = make_policy(model)
     assert (policy.flat, policy.trunk) == (family in FLAT, True), sentence
     assert_equal(family, policy, batch_of(LENGTHS, LINKS))
     assert_equal(family, policy, batch_of(LINKED_LENGTHS, LINKED))
@@ -134,10 +138,14 @@ def test_the_probe_sees_what_flat_attention_would_leave_out(family, keyword, mon
     changes = CAPS if family == "gemma2" else {}
     if "sliding_window" in FAMILIES[family]:
         changes = {**changes, "sliding_window": 4096, "max_position_embeddings": 8192}
-    assert make_policy(tiny_model(family, **changes).eval())[0].flat
+    model = tiny_model(family, **changes).eval()
+    fuse(model)
+    assert make_policy(model)[0].flat
     flat_attention = attention.flat_attention
     monkeypatch.setattr(attention, "flat_attention", forgetful)
-    policy, sentence = make_policy(tiny_model(family, **changes).eval())
+    model = tiny_model(family, **changes).eval()
+    fuse(model)
+    policy, sentence = make_policy(model)
     assert not policy.flat
     assert "log-probs differ" in sentence
     config = policy.transformer.config
@@ -150,7 +158,8 @@ def test_rows_on_both_sides_of_the_length_where_rotary_frequencies_change():
     policy, sentence = make_policy(tiny_model("phi3", **changes).eval())
     assert policy.flat, sentence
     theirs = tiny_model("phi3", **changes).eval()
-    for lengths, parents in ((LENGTHS, LINKS), (LINKED_LENGTHS, LINKED), ((9, 4, 2), (-1, 0, 0)), ((12, 12), (-1, -1))):
+    one_side = (((12, 12), (-1, -1)), ((8, 9, 7), (-1, 0, 0)))  # a prefix of 8 alone is no sequence
+    for lengths, parents in ((LENGTHS, LINKS), (LINKED_LENGTHS, LINKED), ((9, 4, 2), (-1, 0, 0)), *one_side):
         batch = batch_of(lengths, parents)
         parts = batch.ids.split(lengths)
         with torch.no_grad():

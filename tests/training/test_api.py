@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith import run
 from tunesmith.errors import InputError
-from tunesmith.training import measure
+from tunesmith.training import measure, stages
 
 SETTINGS = ("train.dtype=float32", "train.batch_size=4", "train.max_steps=12", "train.checkpoint_every=3")
 
@@ -292,6 +292,45 @@ def test_a_folder_is_written_by_one_run_at_a_time(train, tmp_path):
         assert "another process is writing" in refusal(train)
     train()
     assert "holds a run; continue it with --resume" in refusal(train)
+
+
+def test_a_folder_that_was_used_while_the_run_was_prepared_is_refused(train, tmp_path, monkeypatch):
+    """Another run came and went between the look at the folder and its lock."""
+
+    def meanwhile(self):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "run.yaml").write_text("model: starter\n")
+
+    monkeypatch.setattr(stages.Training, "_check_disk", meanwhile)
+    assert "holds a run; continue it with --resume" in refusal(train)
+    assert (tmp_path / "run" / "run.yaml").read_text() == "model: starter\n"
+    assert run.state(tmp_path / "run") is None
+
+
+def test_memory_that_runs_out_where_nothing_can_be_halved_is_one_sentence(train, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(measure, "validation_metrics", full)
+    said = refusal(train)
+    for remedy in ("adapter: lora", "train.activation_checkpointing: full", "train.max_length"):
+        assert remedy in said
+    assert run.state(tmp_path / "run") == "failed"
+
+
+def test_nothing_is_validated_twice(train, tmp_path, monkeypatch):
+    """At the start, at steps 6 and 12, and nowhere else; the best state, gone back to, is measured anew."""
+    calls, measured = [], measure.validation_metrics
+    monkeypatch.setattr(measure, "validation_metrics", lambda *a: calls.append(1) or measured(*a))
+    settings = ("validation.fraction=0.2", "train.evaluate_every=6")
+    result = train("run", *settings)
+    assert len(calls) == 3
+    found = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    told = {e["step"]: e["metrics"] for e in found if e["event"] == "evaluate"}
+    kept = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert sorted(told) == [0, 6, 12]
+    for step, metrics in ((0, kept["before"]["metrics"]), (12, result["metrics"])):
+        assert {name: metrics[name] for name in told[step]} == told[step]
 
 
 def test_our_own_defect_leaves_its_traceback_with_the_run(train, tmp_path, monkeypatch):

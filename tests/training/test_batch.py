@@ -1,5 +1,7 @@
 """Rows to a step, packing inside it, and the flat batch: by hand."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from builders import random_examples
 from tunesmith.data.records import Examples, Origin
 from tunesmith.training.batch import collate, epoch_order, examples_of, microbatches, pack, steps_of_epoch
+from tunesmith.training.links import Cluster
 
 
 def test_collate_by_hand():
@@ -21,6 +24,22 @@ def test_collate_by_hand():
     assert batch.target_ids.tolist() == [2, 4, 9]
     assert batch.weights.tolist() == [1, 1, 1]
     assert batch.lengths == (4, 3)
+
+
+def test_every_tensor_is_pinned_and_moved(monkeypatch):
+    """The attention plan's too; pinning is played by a copy, for it needs a GPU, and the GPU by torch's device without memory."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: t.clone())
+    batch = collate(random_examples(n=4), np.arange(2), [Cluster(np.array([2, 3]), 1)], multiple=16)
+    pinned = batch.pin_memory()
+    there = batch.to(torch.device("meta"))
+    for mine, its, moved in ((batch, pinned, there), (batch.segments, pinned.segments, there.segments)):
+        tensors = [f.name for f in fields(mine) if isinstance(getattr(mine, f.name), torch.Tensor)]
+        assert len(tensors) >= 4
+        for name in tensors:
+            assert getattr(its, name) is not getattr(mine, name)
+            assert torch.equal(getattr(its, name), getattr(mine, name))
+            assert getattr(moved, name).device.type == "meta"
+    assert (pinned.lengths, pinned.parents, pinned.padding) == (batch.lengths, batch.parents, batch.padding)
 
 
 def test_pack_is_best_fit_decreasing():

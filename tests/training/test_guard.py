@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from loops import events, losses, make_loop, trained, unfused, weights
 
 from tunesmith.config import parse
-from tunesmith.errors import GuardStop
+from tunesmith.errors import GuardStop, Interrupted
 from tunesmith.run import open_run, state
 from tunesmith.training import checkpoint, guard, infer
 from tunesmith.training.guard import GOOD, GRADIENT, LOSS, OVERFLOW, SPIKE, Guard
@@ -135,6 +136,16 @@ def test_two_bad_steps_then_a_good_one_go_on(tmp_path):
     assert (progress.step, progress.skipped) == (10, 5)
 
 
+def test_bad_steps_that_are_read_late_end_the_run_though_good_ones_followed(tmp_path):
+    """Steps 4 to 6 are bad and 7 to 10 are good, on a device whose losses are read at step 10."""
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, loss=bad_loss({4, 5, 6}, nan_loss), max_bad_steps=3, steps=20)
+        loop.device = torch.device("meta")
+        with pytest.raises(GuardStop, match=r"steps 4 to 6 changed nothing .* is kept as checkpoints/step-10"):
+            loop.train()
+    assert len(losses(tmp_path)) == 10
+
+
 # -- spikes
 
 
@@ -213,6 +224,35 @@ def test_a_diverged_run_keeps_no_state_of_its_divergence(tmp_path):
         in str(e.value)
     )
     assert [p.name for p in checkpoint.listed(tmp_path / "checkpoints")] == [f"step-{n}" for n in range(5)]
+
+
+def tenfold(logps, w):
+    return 10 * sft.loss(logps, w)
+
+
+def test_a_run_whose_last_steps_diverge_is_not_done(tmp_path):
+    """Too few for the rule of so many in a row: the run has no result all the same, and the last good state is kept."""
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, loss=bad_loss({9, 10}, tenfold), checkpoint_every=1)
+        with pytest.raises(GuardStop, match=r"in steps 9 to 10 the loss is above .* is kept as checkpoints/step-7"):
+            loop.train()
+
+
+def test_a_signal_while_the_loss_is_beyond_bounds_says_that_nothing_is_written(tmp_path):
+    def loss(logps, w):
+        if loop.progress.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return (tenfold if loop.progress.step == 3 else sft.loss)(logps, w)
+
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, loss=loss, checkpoint_every=2)
+        with pytest.raises(Interrupted) as stop:
+            loop.train()
+    assert stop.value.number == signal.SIGTERM
+    assert str(stop.value) == (
+        "interrupted by SIGTERM; step 4 is not saved, for its loss is beyond bounds; the checkpoints before are kept"
+    )
+    assert checkpoint.newest_whole(tmp_path / "checkpoints")[0].name == "step-2"
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path):

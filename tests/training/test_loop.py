@@ -1,6 +1,7 @@
 """The loop: micro-batches, packing and resuming never change the mathematics; a signal ends it as it says."""
 
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ import torch
 from loops import EXAMPLES, losses, make_loop, trained, weights
 
 from builders import tiny_model
+from tunesmith.errors import GuardStop
 from tunesmith.run import open_run
-from tunesmith.training import checkpoint
+from tunesmith.training import checkpoint, disk
 from tunesmith.training.loop import Interrupted, Plan
 from tunesmith.training.objectives import sft
+from tunesmith.training.optimizers import adamw, load_state_tensors
+from tunesmith.training.parallel import World
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,16 @@ def test_a_resumed_run_is_bit_equal(tmp_path, dtype, stop_after):
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
+def test_the_optimizers_state_is_not_the_file_it_was_read_from():
+    """Else a checkpoint's pages stay mapped, and its bytes on the disk, for as long as the run goes on."""
+    masters = {"w": torch.zeros(3, requires_grad=True)}
+    read = {"w/exp_avg": torch.ones(3), "w/step": torch.tensor(1.0)}
+    optimizer = adamw(masters, learning_rate=0.1)
+    load_state_tensors(optimizer, masters, read)
+    read["w/exp_avg"].zero_()
+    assert optimizer.state[masters["w"]]["exp_avg"].tolist() == [1, 1, 1]
+
+
 def test_a_signal_leaves_a_whole_checkpoint(tmp_path):
     def loss(logps, w):
         signal.raise_signal(signal.SIGTERM)
@@ -100,13 +114,40 @@ def test_a_signal_leaves_a_whole_checkpoint(tmp_path):
         with pytest.raises(Interrupted) as stopped:
             loop.train()
     assert stopped.value.number == signal.SIGTERM
+    assert str(stopped.value) == "interrupted by SIGTERM; a checkpoint is written"
     path, _ = checkpoint.newest_whole(tmp_path / "run" / "checkpoints")
     assert path.name == "step-1"
 
 
-def test_early_stopping_gives_the_best_weights(tmp_path):
-    """The validation loss is best at step 4; two worse evaluations later the run ends with step 4's weights."""
-    losses = iter([5.0, 3.0, 1.0, 2.0, 2.5, 9.0])
+@pytest.mark.parametrize("ending", [Interrupted, GuardStop])
+def test_all_processes_meet_once_the_checkpoint_under_way_is_on_disk(tmp_path, monkeypatch, ending):
+    """What ends them all ends none before: writing is slow, and at the last meeting step 2 is there."""
+    met = []
+
+    class Meeting(World):
+        def gather(self, value):
+            met.append((value, [p.name for p in checkpoint.listed(tmp_path / "checkpoints")]))
+            return [value]
+
+    def loss(logps, w):
+        if loop.progress.step == 1 and ending is Interrupted:
+            signal.raise_signal(signal.SIGTERM)
+        return sft.loss(logps, w) * (float("nan") if loop.progress.step == 1 and ending is GuardStop else 1)
+
+    monkeypatch.setattr(disk, "at", lambda what: time.sleep(0.01))
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, loss=loss, max_bad_steps=1)
+        loop.world = Meeting()
+        with pytest.raises(ending):
+            loop.train()
+    assert met[-1] == (None, ["step-0", "step-2"])
+    assert [value for value, _ in met].count(None) == 1
+
+
+@pytest.mark.parametrize("first", [5.0, float("nan")])
+def test_early_stopping_gives_the_best_weights(tmp_path, first):
+    """The validation loss is best at step 4 (none is no number); two worse ones later the run ends with step 4's weights."""
+    losses = iter([first, 3.0, 1.0, 2.0, 2.5, 9.0])
     kept = {}
 
     def evaluate():

@@ -106,7 +106,6 @@ def test_inferred_values_are_shown_even_if_nothing_follows() -> None:
     ("state", "text"),
     [
         ("interrupted", "Interrupted"),
-        ("guard", "Stopped by a guard"),
         ("stopped", "Stopped by a guard"),
         ("failed", "Failed"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.errors import InputError
 from tunesmith.run import open_run
-from tunesmith.training import checkpoint
+from tunesmith.training import checkpoint, memory
+from tunesmith.training.batch import FlatBatch
 from tunesmith.training.loop import LOG_EVERY
 from tunesmith.training.objectives import sft
+from tunesmith.training.parallel import World
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -24,8 +27,9 @@ OUT_OF_MEMORY = [
 ]
 
 
-def limited(loop, most, error, in_backward=False):
+def limited(loop, most, error, in_backward=False, multiple=1):
     """Let the policy fail with `error` on more than `most` tokens, before its forward or in the middle of its backward."""
+    loop.policy.multiple = multiple
     forward = loop.policy.forward
     sizes = []
 
@@ -104,11 +108,12 @@ def test_dropout_draws_the_same_after_a_step_is_done_again(tmp_path):
     assert torch.equal(seen[0], seen[1])
 
 
-def test_a_row_that_does_not_fit_is_named(tmp_path):
-    """The longest row of the step, alone, is too much: no smaller part is left."""
+@pytest.mark.parametrize("multiple", [1, 64])
+def test_a_row_that_does_not_fit_is_named(tmp_path, multiple):
+    """The longest row of the step, alone, is too much: no smaller part is left, whatever it is filled up with."""
     with open_run(tmp_path) as run:
         loop = make_loop(run, microbatch_tokens=100)
-        limited(loop, 3, OUT_OF_MEMORY[0])
+        limited(loop, 3, OUT_OF_MEMORY[0], multiple=multiple)
         with pytest.raises(InputError) as e:
             loop.train()
     first = next(loop._steps()).rows
@@ -116,6 +121,62 @@ def test_a_row_that_does_not_fit_is_named(tmp_path):
     said = str(e.value)
     assert f"one row of {EXAMPLES.lengths[longest]} tokens (random, row {longest + 1}): lower train.max_length" in said
     assert "\n" not in said
+
+
+def test_batches_filled_up_are_halved_by_their_rows(tmp_path):
+    """Filled up to 64 tokens each: 128 do not fit, and half of the rows' own tokens do."""
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, microbatch_tokens=100)
+        sizes = limited(loop, 64, OUT_OF_MEMORY[0], multiple=64)
+        loop.train()
+    assert set(sizes) == {64, 128}
+    assert 32 < loop.stepper.capacity <= 50
+
+
+def test_what_another_process_found_is_in_the_next_checkpoint(tmp_path):
+    """Memory ran out in another process during step 1, which is saved: the smaller value with it."""
+
+    class Other(World):
+        def most(self, *numbers):
+            return [numbers[0], max(numbers[1], -50)]
+
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, microbatch_tokens=100, steps=1)
+        loop.world = Other()
+        loop.train()
+    state = json.loads((tmp_path / "checkpoints" / "step-1" / "state.json").read_text())
+    assert state["progress"]["microbatch_tokens"] == loop.stepper.capacity == 50
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`", False),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_its_words(words, known):
+    assert memory.ran_out(RuntimeError(words)) is known
+
+
+def test_batches_stay_on_the_host_until_their_turn(tmp_path, monkeypatch):
+    """The thread that makes them ahead moves none; each goes to the device once, just before its forward."""
+    moved, seen = [], []
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, microbatch_tokens=30, steps=2)
+        monkeypatch.setattr(FlatBatch, "to", lambda batch, device: moved.append(batch) or batch)
+        forward = loop.policy.forward
+
+        def watched(batch):
+            seen.append((len(moved), batch is moved[-1]))
+            return forward(batch)
+
+        loop.policy.forward = watched
+        loop.train()
+    assert seen == [(n, True) for n in range(1, len(seen) + 1)]
 
 
 def test_other_errors_pass(tmp_path):
@@ -147,7 +208,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("dropout", [0.0, 0.2], ids=["full", "lora"])
 def test_a_step_waits_for_nothing_between_readings(tmp_path, monkeypatch, dtype, dropout):
-    """Thirty steps on a device that computes asynchronously (played by the CPU): the host reads at steps 10, 20 and 30 only."""
+    """Thirty steps on a device that computes asynchronously (played by the CPU): the host reads at steps 2, 10, 20 and 30."""
     lists, main = [], threading.current_thread()
 
     def note():
@@ -163,7 +224,8 @@ def test_a_step_waits_for_nothing_between_readings(tmp_path, monkeypatch, dtype,
             monkeypatch.setattr(torch.Tensor, name, lambda t, *a, f=original, **k: note() or f(t, *a, **k))
         with Waits(loop) as waits:
             loop.train()
-    assert {step for step, _ in waits.found} | set(lists) <= {0, *range(LOG_EVERY, 31, LOG_EVERY)}
+    assert {step for step, _ in waits.found} | set(lists) <= {0, 2, *range(LOG_EVERY, 31, LOG_EVERY)}
+    assert lists.count(2) == 1
     assert lists.count(10) == lists.count(20) == 2  # the steps' numbers together, and the weights' norm
     assert len(losses(tmp_path)) == 30
 
@@ -176,6 +238,29 @@ def test_losses_read_late_are_those_read_at_once(tmp_path):
         loop.train()
     assert losses(tmp_path / "late").tolist() == losses(tmp_path / "at once").tolist()
     assert len(loop.progress.step_seconds) == len(loop.progress.step_tokens) == 15
+
+
+def test_what_the_first_two_steps_left_to_do_is_not_in_the_seconds_of_later_ones(tmp_path):
+    """A device that finishes step 2 long after the host has queued it: the wait is in step 2's seconds, which do not count."""
+    with open_run(tmp_path) as run:
+        loop = make_loop(run, steps=12)
+        loop.device = torch.device("meta")
+        read, step, slow = loop.journal.read, loop.stepper.step, []
+
+        def queued(*arguments):
+            if loop.progress.step == 1:
+                slow.append(0.3)
+            return step(*arguments)
+
+        def late(*arguments):
+            if slow:
+                time.sleep(slow.pop())
+            return read(*arguments)
+
+        loop.stepper.step, loop.journal.read = queued, late
+        loop.train()
+    assert loop.progress.step_seconds[1] > 0.3
+    assert max(loop.progress.step_seconds[2:]) < 0.3
 
 
 def test_an_objective_sees_the_whole_step_once(tmp_path):
@@ -205,6 +290,7 @@ def test_a_long_row_beside_does_not_keep_microbatches_from_being_halved(tmp_path
     """Capacity 12 is below the longest row, which runs alone and fits; what does not fit are ten tokens of several short rows."""
     with open_run(tmp_path) as run:
         loop = make_loop(run, microbatch_tokens=12)
+        loop.policy.multiple = 1
         forward = loop.policy.forward
 
         def few(batch):

@@ -53,14 +53,18 @@ def fix_clock(tokenizer: Any, day: str) -> None:
         tokenizer.dated_template = told
 
 
+def template(tokenizer: Any) -> str | None:
+    """Return the chat template that has been told a date, or None: the tokenizer's own."""
+    return getattr(tokenizer, "dated_template", None)
+
+
 def chat_text(
     messages: list[Message], tools: list[dict[str, Any]] | None, tokenizer: Any, origin: Origin, prompt: bool = False
 ) -> str:
     """Return the template's rendering (with the generation prompt if `prompt`); InputError with the row if it refuses."""
     try:
-        dated = getattr(tokenizer, "dated_template", None)
         text: str = tokenizer.apply_chat_template(
-            messages, tools=tools, chat_template=dated, tokenize=False, add_generation_prompt=prompt
+            messages, tools=tools, chat_template=template(tokenizer), tokenize=False, add_generation_prompt=prompt
         )
     except Exception as error:  # a template is a program: it raises what it likes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

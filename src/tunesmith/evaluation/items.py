@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunesmith.data.layout import template
 from tunesmith.data.records import Chat, Message, Record
 from tunesmith.model.decoding import decode, turn_end
 
@@ -73,10 +74,13 @@ def _reference(record: Chat, turn: int, tokenizer: Any) -> str:
 
 def _rendered(record: Chat, turn: int, tokenizer: Any) -> str:
     """Return the turn as the template writes it and an answer is decoded: without end of turn and special tokens."""
+    told = template(tokenizer)
     before = tokenizer.apply_chat_template(
-        record.messages[:turn], tools=record.tools, add_generation_prompt=True, tokenize=False
+        record.messages[:turn], tools=record.tools, chat_template=told, add_generation_prompt=True, tokenize=False
     )
-    after = tokenizer.apply_chat_template(record.messages[: turn + 1], tools=record.tools, tokenize=False)
+    after = tokenizer.apply_chat_template(
+        record.messages[: turn + 1], tools=record.tools, chat_template=told, tokenize=False
+    )
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
     )

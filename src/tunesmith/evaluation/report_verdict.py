@@ -9,7 +9,7 @@ from tunesmith.evaluation.report_format import count, duration, memory, signific
 from tunesmith.evaluation.report_metrics import Family, evaluations, sentence
 from tunesmith.evaluation.report_run import RunRecord, number
 
-STATES = {"done": "finished", "guard": "stopped by a guard", "stopped": "stopped by a guard", "running": "not finished"}
+STATES = {"done": "finished", "stopped": "stopped by a guard", "running": "not finished"}
 
 
 def header(run: RunRecord, families: list[Family]) -> str:
@@ -99,7 +99,6 @@ def unfinished(run: RunRecord) -> str:
     said = {
         "running": f"The run had reached {at} when this was written.",
         "interrupted": f"The run was interrupted at {at}; it can be resumed.",
-        "guard": f"A guard stopped the run at {at}.",
         "stopped": f"A guard stopped the run at {at}.",
     }.get(run.state, f"The run failed at {at}.")
     message = run.end.get("message")

@@ -5,6 +5,7 @@ that kernel does not compute, groups of segments of like length do (attention_cp
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from tunesmith.model import attention_cpu, attention_gpu
 from tunesmith.model.attention_cpu import Terms
+from tunesmith.model.layout import moved
 
 PAIRS = 2**18  # query-key pairs of a tile per head: enough to fill the processor, few enough to stay near its caches
+_opaque = False  # whether compiled code must not look into "flat"
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,12 @@ class Segments:
         return self.keys is not None
 
     def to(self, device: torch.device) -> "Segments":
-        """Return the plan on a CUDA device, copied through pinned memory without waiting."""
-
-        def moved(x: Tensor) -> Tensor:
-            return x.pin_memory().to(device, non_blocking=True)
-
-        cu_seqlens = moved(self.cu_seqlens)
-        cu_keys, keys = (cu_seqlens, None) if self.keys is None else (moved(self.cu_keys), moved(self.keys))
-        return Segments(cu_seqlens, cu_keys, keys, moved(self.index), self.groups, self.longest, self.reach)
+        """Return the plan, of the host, on `device`; to a GPU it is copied without waiting."""
+        cu_seqlens = moved(self.cu_seqlens, device)
+        cu_keys, keys = cu_seqlens, None
+        if self.keys is not None:
+            cu_keys, keys = moved(self.cu_keys, device), moved(self.keys, device)
+        return Segments(cu_seqlens, cu_keys, keys, moved(self.index, device), self.groups, self.longest, self.reach)
 
 
 def plan(lengths: tuple[int, ...], cu_seqlens: Tensor, parents: tuple[int, ...] = ()) -> Segments:
@@ -140,8 +141,20 @@ def flat_attention(
     return attention_cpu.attention(q, k, v, s_aux, segments, terms)[None], None
 
 
-def register() -> None:
-    """Make "flat" known to transformers; a name its mask registry lacks builds no mask."""
+def register(opaque: bool = False) -> None:
+    """Make "flat" known to transformers; a name its mask registry lacks builds no mask.
+
+    opaque: compiled code calls it and does not trace it. It stays so, for transformers knows one "flat" for all models of the
+    process, and those compiled before are still there.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register("flat", flat_attention)
+    global _opaque
+    _opaque = _opaque or opaque
+    AttentionInterface.register("flat", _closed(flat_attention) if _opaque else flat_attention)
+
+
+@cache
+def _closed(function: Any) -> Any:
+    """Return the function as compiled code calls it without tracing it; the same one each time, on which that code depends."""
+    return torch.compiler.disable(function)

@@ -126,8 +126,7 @@ class Processors:
 
         chain = t.LogitsProcessorList()
         if self.repetition_penalty != 1.0:
-            # Seen are the prompt and the answer so far; the positions to ignore are the padding's
-            chain.append(t.RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty), prompt_ignore_length=pads))
+            chain.append(self._penalise(pads))
         if self.temperature > 0:
             chain.append(t.TemperatureLogitsWarper(float(self.temperature)))
             if self.top_k:
@@ -136,6 +135,22 @@ class Processors:
                 chain.append(t.TopPLogitsWarper(self.top_p))
             chain.append(self._draw(batch, width))
         return chain
+
+    def _penalise(self, pads: Any) -> Any:
+        """CTRL's penalty (Keskar et al., 2019, arXiv 1909.05858) on tokens of the prompt and the answer so far.
+
+        Written out because transformers 5.17 cannot be told where each row's padding ends, and counts it as seen.
+        """
+        import torch
+
+        def penalise(input_ids: Any, scores: Any) -> Any:
+            padding = torch.arange(input_ids.shape[1], device=input_ids.device)[None] < pads[:, None]
+            seen = torch.where(padding, input_ids[:, -1:], input_ids)  # the last token is a real one
+            score = scores.gather(1, seen)
+            changed = torch.where(score < 0, score * self.repetition_penalty, score / self.repetition_penalty)
+            return scores.scatter(1, seen, changed)
+
+        return penalise
 
     def _draw(self, batch: Batch, width: int) -> Any:
         import torch

@@ -5,7 +5,9 @@ What a call brings that ours does not compute (a cache, an adapter switched off,
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -15,12 +17,13 @@ from torch import Tensor, nn
 
 from tunesmith.model.lora import Group, Parts, fits, flatten, parts_of, project
 
-ATTENTIONS = (
-    "LlamaAttention",
-    "MistralAttention",
-    "Qwen2Attention",
-    "Qwen3Attention",
-)  # one forward, but for the norms
+# Their forward is one, but for norms and the window it passes on, which is read at each call: the probe shortens it.
+ATTENTIONS: dict[str, Callable[[Any], int | None]] = {
+    "LlamaAttention": lambda module: None,
+    "MistralAttention": lambda module: getattr(module.config, "sliding_window", None),
+    "Qwen2Attention": lambda module: module.sliding_window,
+    "Qwen3Attention": lambda module: module.sliding_window,
+}
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -45,8 +48,8 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, r = ctx.saved_tensors
         wide, width = _wide(x), x.shape[-1]
-        h, dy, w = x.to(wide).view(-1, width), grads[0].to(wide).reshape(-1, width), weight.to(wide)
-        r = r.view(-1, 1)
+        h, dy, w = x.to(wide).reshape(-1, width), grads[0].to(wide).reshape(-1, width), weight.to(wide)
+        r = r.reshape(-1, 1)
         p = dy * h
         dw = torch.mv(p.t(), r[:, 0]).to(weight.dtype) if ctx.needs_input_grad[1] else None
         along = torch.mv(p, w)[:, None].mul_(r**3).div_(width)
@@ -172,8 +175,9 @@ def _attention(
     q, k, v = _Rotary.apply(q, cos, sin).transpose(1, 2), _Rotary.apply(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
     if past_key_values is not None:
         k, v = past_key_values.update(k, v, module.layer_idx)
-    if getattr(module, "sliding_window", None) is not None:
-        kwargs["sliding_window"] = module.sliding_window
+    window = ATTENTIONS[type(module).__name__](module)
+    if window is not None:
+        kwargs["sliding_window"] = window
     dropout = module.attention_dropout if module.training else 0.0
     attend = _interface(module)
     out, weights = attend(module, q, k, v, attention_mask, dropout=dropout, scaling=module.scaling, **kwargs)
@@ -190,12 +194,12 @@ def _interface(module: Any) -> Any:
 def fuse_blocks(model: nn.Module) -> int:
     """Fuse the model's RMS norms, gated feed-forward blocks and attention, on the instances; return how many.
 
-    Modules of a class are tried once: where the results differ, all of that class keep their own forward.
+    Of modules of one kind one is tried: where the results differ, all of that kind keep their own forward.
     """
     tried: dict[Any, Any] = {}
     fused = 0
     for module in model.modules():
-        kind = type(module)
+        kind = _kind(module)
         if kind not in tried:
             tried[kind] = _trial(module)
         if tried[kind] is not None:
@@ -205,15 +209,25 @@ def fuse_blocks(model: nn.Module) -> int:
     return fused
 
 
+def _kind(module: nn.Module) -> Any:
+    """What a module's mathematics may depend on, but for its tensors: its class, its plain attributes, the classes of its children.
+
+    Not a layer's number, which only a cache reads.
+    """
+    plain = [(k, v) for k, v in vars(module).items() if isinstance(v, int | float | str | None) and k != "layer_idx"]
+    return type(module), tuple(plain), tuple(type(child) for child in module.children())
+
+
 def _trial(module: nn.Module) -> tuple[Any, ...] | None:
-    training = module.training
-    module.eval()  # dropout would be random
     try:
         return _fused(module)
     except Exception:  # model code raises what it likes, and whatever it raises means: not this one
         return None
-    finally:
-        module.train(training)
+
+
+def _exact(module: nn.Module) -> Any:
+    """Return a copy in fp32 or wider, for in bf16 much would pass for rounding; without dropout, which is random."""
+    return deepcopy(module).to(_wide(next(module.parameters()))).eval()
 
 
 def _fused(module: Any) -> tuple[Any, ...] | None:
@@ -226,13 +240,21 @@ def _fused(module: Any) -> tuple[Any, ...] | None:
         for activation in ACTIVATIONS:
             gate = parts_of(module.gate_proj)
             if gate is not None and torch.equal(module.act_fn(x), activation[0](x)):
-                return (_mlp, activation) if _equals(module, gate.weight, _mlp, activation) else None
+                return (_mlp, activation) if _equals(_exact(module), gate.weight, _mlp, activation) else None
         return None
     weight = getattr(module, "weight", None)
     if type(module).__name__.endswith("RMSNorm") and isinstance(weight, Tensor) and weight.dim() == 1:
         named = hasattr(module, "variance_epsilon") or hasattr(module, "eps")
-        return (_norm,) if named and _equals(module, weight, _norm) else None
+        return (_norm,) if named and _equals(_weighted(module), weight, _norm) else None
     return None
+
+
+@torch.no_grad()
+def _weighted(norm: nn.Module) -> Any:
+    """Return a copy of a norm with random weights: with the weights 1 (or 0) of a new model many norms are equal."""
+    copy = _exact(norm)
+    copy.weight.copy_(_random(copy.weight.shape, copy.weight))
+    return copy
 
 
 @torch.no_grad()
@@ -243,22 +265,48 @@ def _equals(module: Any, weight: Tensor, function: Any, *arguments: Any) -> bool
 
 @torch.no_grad()
 def _attention_equals(module: Any) -> bool:
+    """Whether ours asks the attention interface for the same (windows, scale, dropout and what else there is), and ends in the same."""
     first = parts_of(module.q_proj)
     if first is None:
         return False
+    module = _exact(module)
+    module.training = True  # of itself alone: it passes on its dropout
     x = _random((1, 5, first.weight.shape[1]), first.weight)
-    angles = _random((1, 5, module.head_dim // 2), first.weight).repeat(1, 1, 2)
+    angles = _random((1, 5, module.head_dim // 2), x).repeat(1, 1, 2)
     turns = (angles.cos(), angles.sin())
-    wanted = module(x, position_embeddings=turns, attention_mask=None)[0]
-    return _near(_attention(module, None, x, turns, None)[0], wanted)
+    with _asked(module) as calls:
+        wanted = module(x, position_embeddings=turns, attention_mask=None)[0]
+        ours = _attention(module, None, x, turns, None)[0]
+    (theirs, their_words), (tensors, words) = calls
+    return their_words == words and all(map(_near, (ours, *tensors), (wanted, *theirs)))
+
+
+@contextmanager
+def _asked(module: Any) -> Iterator[list[tuple[tuple[Tensor, ...], dict[str, Any]]]]:
+    """Within it the interface the module attends by keeps what it is called with (queries, keys and values; the keywords)."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    calls: list[tuple[tuple[Tensor, ...], dict[str, Any]]] = []
+
+    def interface(_: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **words: Any) -> tuple[Tensor, None]:
+        given = {word: value for word, value in words.items() if value is not None}
+        calls.append(((q, k, v), given))
+        return q.transpose(1, 2), None
+
+    name = module.config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[name] = interface  # over the one that is registered
+    try:
+        yield calls
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[name]
 
 
 def _random(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator).to(like.device, like.dtype)
+    """Return random numbers on the device of `like`, in fp32 or wider."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like.device, _wide(like))
 
 
 def _near(ours: Tensor, wanted: Tensor) -> bool:
-    """Whether two results differ by rounding only."""
-    error = (ours - wanted).abs().max()
-    return bool(error <= 16 * torch.finfo(wanted.dtype).eps * wanted.abs().max())
+    """Whether two results differ by rounding only: each number by that of its own size or of a usual one's."""
+    allowed = 64 * torch.finfo(wanted.dtype).eps * (wanted.abs() + wanted.abs().mean())
+    return ours.shape == wanted.shape and bool(((ours - wanted).abs() <= allowed).all())

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tunesmith.data.layout import template
 from tunesmith.errors import InputError
 from tunesmith.model.decoding import Batch, OnToken, Pieces, Processors, Watch, cut_at_stop, decode, end_tokens
 from tunesmith.training.parallel import ALONE, World
@@ -29,10 +30,13 @@ def encode_prompts(
     is named by its origin, or by its number.
     """
     texts = []
+    told = template(tokenizer)
     for number, (messages, tools) in enumerate(chats, 1):
         try:
             texts.append(
-                tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
+                tokenizer.apply_chat_template(
+                    messages, tools=tools, chat_template=told, add_generation_prompt=True, tokenize=False
+                )
             )
         except Exception as e:  # a template is a program: it raises what it likes
             name = origins[number - 1] if origins else f"prompt {number}"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 KEEP = 256 * 2**20  # bytes of residuals worth keeping instead of computing the logits a second time
 MOST = 512  # rows of a chunk on a CPU
+FP16 = 2.0**10  # residuals are this many times as large in fp16, coarse below 6e-5: the loss scale comes later
 
 
 def target_logps(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
@@ -34,7 +35,7 @@ def _chunks(n: int, weight: Tensor) -> list[slice]:
 
 
 def _residual(h: Tensor, weight: Tensor, y: Tensor, softcap: float | None, residual: Tensor) -> Tensor:
-    """Return logp (n,) and fill `residual` (n,V), of h's dtype: softmax(z) - onehot(y), which is d(-logp)/d(h W^T)."""
+    """Return logp (n,) and fill `residual` (n,V), of h's dtype: softmax(z) - onehot(y), which is d(-logp)/d(h W^T); FP16 times that."""
     torch.mm(h, weight.t(), out=residual)
     # CPU: the softmax takes several passes over fp32 numbers, which a core's cache holds for some 16 rows at V = 49k.
     n = len(h) if h.is_cuda else max(8, 2**20 // len(weight))
@@ -56,6 +57,8 @@ def _softmax(raw: Tensor, y: Tensor, softcap: float | None) -> Tensor:
     residual.scatter_(1, y[:, None], -beside)
     if softcap is not None:
         residual *= 1 - (z / softcap) ** 2
+    if raw.dtype == torch.float16:
+        residual *= FP16
     raw.copy_(residual)
     return torch.where(beside < 0.5, torch.log1p(-beside), chosen)[:, 0]
 
@@ -78,7 +81,7 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * -grads[0][:, None].to(gradient.dtype), None, None, None
+        return torch.mul(gradient, _factors(grads[0], gradient.dtype), out=torch.empty_like(gradient)), None, None, None
 
 
 class _TrainedHead(torch.autograd.Function):
@@ -101,9 +104,10 @@ class _TrainedHead(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The residual R of every row counts by that row's -dlogp, g: dh = g (R W), dW = R^T (g h): g meets narrow rows only."""
         hidden, weight, targets, kept = ctx.saved_tensors
-        g = -grads[0][:, None].to(hidden.dtype)
+        g = _factors(grads[0], hidden.dtype)
+        weighted = (hidden * g).to(hidden.dtype)
         if kept is not None:
-            return torch.mm(kept, weight).mul_(g), kept.t() @ (hidden * g), None, None
+            return torch.mm(kept, weight).mul_(g), kept.t() @ weighted, None, None
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=wide)  # chunks add up in fp32: rounding once, at the end
@@ -111,8 +115,14 @@ class _TrainedHead(torch.autograd.Function):
             residual = hidden.new_empty(rows.stop - rows.start, len(weight))
             _residual(hidden[rows], weight, targets[rows], ctx.softcap, residual)
             torch.mm(residual, weight, out=d_hidden[rows]).mul_(g[rows])
-            d_weight += residual.t() @ (hidden[rows] * g[rows])
+            d_weight += residual.t() @ weighted[rows]
         return d_hidden, d_weight.to(weight.dtype), None, None
+
+
+def _factors(grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what each row's residual counts by, (n,1): -dlogp; in fp16 without the residual's factor, and in fp32."""
+    g = -grad[:, None]
+    return g / FP16 if dtype == torch.float16 else g.to(dtype)
 
 
 def _none(hidden: Tensor) -> Tensor:

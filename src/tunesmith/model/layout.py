@@ -23,7 +23,13 @@ class Rows:
     own: Tensor
 
     def to(self, device: torch.device) -> "Rows":
-        return Rows(self.take.to(device), self.real.to(device), self.own.to(device))
+        return Rows(moved(self.take, device), moved(self.real, device), moved(self.own, device))
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on `device`; from the host to a GPU through pinned memory, so that the host does not wait for it."""
+    pinned = device.type == "cuda" and not x.is_cuda
+    return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
 
 
 def lay_out(lengths: tuple[int, ...], parents: tuple[int, ...], turn: int | None = None) -> tuple[list[Rows], Numbers]:
@@ -62,14 +68,22 @@ class Half:
     parents: tuple[int, ...]
 
 
-def halves(lengths: tuple[int, ...], parents: tuple[int, ...], turn: int) -> list[Half]:
-    """Return the sequences of at most `turn` tokens and the longer ones; a prefix that both continue is in both."""
-    starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+def sequence_lengths(lengths: tuple[int, ...], parents: tuple[int, ...]) -> dict[int, int]:
+    """Return the tokens of every whole sequence, its prefix's among them, by its last segment: one that nothing continues."""
     continued = set(parents)
-    totals = [n + (lengths[p] if p >= 0 else 0) for n, p in zip(lengths, parents, strict=True)]
+    pairs = enumerate(zip(lengths, parents, strict=True))
+    return {s: n + (lengths[p] if p >= 0 else 0) for s, (n, p) in pairs if s not in continued}
+
+
+def halves(lengths: tuple[int, ...], parents: tuple[int, ...], turn: int) -> list[Half]:
+    """Return the sequences of at most `turn` tokens, if any, and the longer ones, if any; a prefix that both continue is in both."""
+    starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    totals = sequence_lengths(lengths, parents)
     found = []
     for longer in (False, True):
-        ends = [s for s, n in enumerate(totals) if s not in continued and (n > turn) == longer]
+        ends = [s for s, n in totals.items() if (n > turn) == longer]
+        if not ends:
+            continue
         chosen = sorted({*ends, *(parents[s] for s in ends)} - {-1})
         tokens = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in chosen])
         among = tuple(chosen.index(parents[s]) if parents[s] >= 0 else -1 for s in chosen)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from tunesmith.model import attention, probe, router
 from tunesmith.model.attention import Segments
 from tunesmith.model.head import target_logps
-from tunesmith.model.layout import halves, lay_out
+from tunesmith.model.layout import halves, lay_out, moved, sequence_lengths
 from tunesmith.training.batch import FlatBatch
+
+FILL = 64  # tokens; a CPU compiles every product of a new shape, and compiled layers are spared odd remainders
 
 
 class Policy(nn.Module):
@@ -49,6 +51,11 @@ class Policy(nn.Module):
         self._routed: list[tuple[Tensor, Tensor]] = []
         self._turn = _rope_turn(self.transformer.config.get_text_config())
 
+    def fill_up(self) -> None:
+        """Ask for batches of a multiple of FILL tokens, where what fills them up changes nothing: a router would route it."""
+        if self.flat and self.router is None:
+            self.multiple = FILL
+
     @property
     def transformer(self) -> Any:
         """The transformers model itself, whatever is wrapped around it."""
@@ -82,14 +89,14 @@ class Policy(nn.Module):
         device, place, begun = batch.ids.device, np.zeros(len(batch.ids), dtype=np.int64), 0
         hidden: list[Tensor] = []
         for half in halves(batch.lengths, batch.parents, turn):
-            tokens = torch.from_numpy(half.tokens).to(device)
-            ends = torch.from_numpy(np.cumsum([0, *half.lengths], dtype=np.int32)).to(device)
-            segments = attention.plan(half.lengths, ends, half.parents)
+            tokens = moved(torch.from_numpy(half.tokens), device)
+            ends = torch.from_numpy(np.cumsum([0, *half.lengths], dtype=np.int32))
+            segments = attention.plan(half.lengths, ends, half.parents).to(device)
             ids, positions = batch.ids[tokens], batch.positions[tokens]
             hidden.append(self._end_to_end(ids, positions, segments, half.lengths, half.parents))
             place[half.tokens] = begun + np.arange(len(half.tokens))
             begun += len(half.tokens)
-        return torch.cat(hidden)[torch.from_numpy(place).to(device)[batch.target_index]]
+        return torch.cat(hidden)[moved(torch.from_numpy(place), device)[batch.target_index]]
 
     def _end_to_end(
         self, ids: Tensor, positions: Tensor, segments: Segments, lengths: tuple[int, ...], parents: tuple[int, ...]
@@ -123,14 +130,14 @@ class Policy(nn.Module):
                 outputs = self._run(module, mask.flatten(), input_ids=batch.ids[rows.take], attention_mask=mask)
                 yield getattr(outputs, output).flatten(0, 1)[rows.own]
 
-        return torch.from_numpy(place).to(device)[batch.target_index], run()
+        return moved(torch.from_numpy(place), device)[batch.target_index], run()
 
     def _run(self, module: nn.Module, often: Tensor | None, **inputs: Any) -> Any:
         """Run the model or its trunk, and note where its routers send each token, which counts so `often` (None: once)."""
         outputs = module(**inputs, use_cache=False)
         if self.router is not None and self.training:
             logits = outputs.router_logits  # transformers records them where the config asks for their loss
-            often = None if often is None else often.to(logits[0].device)
+            often = None if often is None else moved(often, logits[0].device)
             self._routed.append((self.router.counts(logits, often), self.router.probabilities(logits, often)))
         return outputs
 
@@ -148,9 +155,13 @@ class Policy(nn.Module):
 
     @staticmethod
     def _mixed(batch: FlatBatch, turn: int) -> bool:
-        """Whether the batch has sequences on both sides of the length at which the model's rotary frequencies change."""
-        totals = [n + (batch.lengths[p] if p >= 0 else 0) for n, p in zip(batch.lengths, batch.parents, strict=True)]
-        return min(totals) <= turn < max(totals)
+        """Whether a sequence of the batch runs beside one that is beyond the length at which the model's rotary frequencies change.
+
+        What fills the batch up may have the wrong frequencies itself; it must not give them to others.
+        """
+        totals = sequence_lengths(batch.lengths, batch.parents)
+        filling = len(batch.lengths) - 1 if batch.padding else None
+        return min(n for s, n in totals.items() if s != filling) <= turn < max(totals.values())
 
     def take_auxiliary(self) -> Tensor | None:
         """Return the last forward's share of the step's router loss, (), once; None where there is none."""
@@ -220,6 +231,10 @@ def make_policy(model: Any) -> tuple[Policy, str]:
     """
     attention.register()
     whole = Policy(model, flat=False, trunk=False)
+    if getattr(whole.transformer.config.get_text_config(), "attn_logit_softcapping", None):
+        whole.transformer.set_attn_implementation(
+            "eager"
+        )  # transformers 5.17 would take SDPA, which leaves the cap out
     own = whole.transformer.config._attn_implementation
     policy = Policy(model, own=own)
     if policy.router is not None:
@@ -227,6 +242,8 @@ def make_policy(model: Any) -> tuple[Policy, str]:
     probe.check_causal(whole)
     why = probe.difference(policy, whole, own)
     if not why:
+        if next(policy.parameters()).device.type == "cpu":
+            policy.fill_up()
         return policy, "flat batches, no padding: a probe found them exact for this model"
     policy.flat = False
     policy.trunk = not probe.difference(policy, whole, own)

@@ -26,8 +26,8 @@ def difference(policy: "Policy", whole: "Policy", own: str) -> str:
 
     How far rounding alone takes log-probs differs from model to model, so it is measured: on average at most 3 times as far as
     the model is from itself under transformers' eager attention, or after a change of its input embeddings by a last bit
-    (plus 1e-5 in fp32, 0.01 in bf16, for models whose own rounding is nothing). In training mode it is run too: what training
-    alone asks for, attention dropout say, is refused now and not at the first step.
+    (plus 1e-5 in fp32, 0.01 in bf16, for models whose own rounding is nothing). In training mode it is run too: what fails in
+    training alone, a router whose code is for inference say, is found now and not at the first step.
     """
     model = whole.transformer
     if policy.flat and not _settable(model):
@@ -107,9 +107,10 @@ def _rounding(whole: "Policy", batch: FlatBatch, wanted: Tensor, own: str) -> fl
     model = whole.transformer
     if own != "eager" and _settable(model):
         model.set_attn_implementation("eager")
-        other = _alone(whole, batch)
-        model.set_attn_implementation(own)
-        return float((other - wanted).abs().mean())
+        try:
+            return float((_alone(whole, batch) - wanted).abs().mean())
+        finally:
+            model.set_attn_implementation(own)
 
     def last_bit(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
         signs = torch.randint(0, 2, output.shape, device=output.device) * 2 - 1

@@ -5,8 +5,6 @@ from typing import Any
 
 from tunesmith.errors import InputError
 
-BUCKET = 64  # micro-batches are filled up to a multiple of so many tokens, which spares compiled code odd remainders
-
 
 def check_compiler(device: str) -> None:
     """InputError unless what torch.compile needs to build kernels for the device is there: g++ or clang for a CPU, triton for a GPU."""
@@ -26,16 +24,12 @@ def compile_layers(policy: Any) -> int:
     The first forward and backward pass take about a minute longer (one kind of layer is compiled once). Call it after layers
     were fused and set to recompute.
     """
-    import torch
-    from transformers import AttentionInterface
-
+    from tunesmith.model import attention
     from tunesmith.model.activations import decoder_layers
-    from tunesmith.model.attention import flat_attention
 
-    AttentionInterface.register("flat", torch.compiler.disable(flat_attention))
+    attention.register(opaque=True)
     layers = decoder_layers(policy.model)
     for layer in layers:
         layer.compile(dynamic=True)
-    if policy.flat and policy.router is None:  # a router would route what fills a batch up
-        policy.multiple = BUCKET
+    policy.fill_up()
     return len(layers)

@@ -18,8 +18,6 @@ from tunesmith.training import resolve as resolving
 from tunesmith.training.parallel import World
 from tunesmith.training.prepare import Prepared
 
-BEGUN = ("lock", "events.jsonl", ".run.yaml.part")  # what a run leaves that ended before it began
-
 
 def train(
     config: str | dict[str, Any] | None = None,
@@ -127,12 +125,7 @@ def _new_folder(config: RunConfig) -> Path:
         folder = Path(config.output)
         if folder.is_file():
             raise InputError(f"the output {folder} is a file; a run needs a folder of its own.")
-        if folder.is_dir() and any(p.name not in BEGUN for p in folder.iterdir()):
-            if (folder / "run.yaml").is_file():
-                raise InputError(
-                    f"the output folder {folder} holds a run; continue it with --resume or choose another --output."
-                )
-            raise InputError(f"the output folder {folder} is not empty and holds no run; choose another --output.")
+        run.refuse_used(folder)
         return folder
     stem = Path(str(config.data[0].get("path", "data"))).stem
     name = re.sub(r"[^\w.-]+", "-", f"{stem}-{config.objective['name']}")
@@ -154,7 +147,7 @@ def _folder_to_resume(config: str | dict[str, Any] | None, output: str | None, g
     if given.output is None:
         raise InputError("--resume needs to know the run: give its --output, or RUN/run.yaml.")
     folder = Path(given.output)
-    if folder.is_dir() and not (folder / "run.yaml").is_file() and any(p.name not in BEGUN for p in folder.iterdir()):
+    if run.used(folder) and not (folder / "run.yaml").is_file():
         raise InputError(f"the output folder {folder} holds no run to resume, and it is not empty.")
     if not given.data and not (folder / "run.yaml").is_file():
         raise InputError(

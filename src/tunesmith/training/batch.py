@@ -2,7 +2,8 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tunesmith.data.records import Examples
 from tunesmith.model.attention import Segments, plan
+from tunesmith.model.layout import moved
 from tunesmith.training.links import Cluster, find_clusters
 
 Indices = npt.NDArray[np.int64]
@@ -40,15 +42,20 @@ class FlatBatch:
     padding: int = 0
 
     def to(self, device: torch.device) -> "FlatBatch":
-        """Return the batch on `device`; the copy overlaps with the device's work, for it goes through pinned memory."""
+        """Return the batch on `device`; a GPU's copies queue behind its work, and the host waits for neither."""
         if device.type == "cpu":
             return self
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in moved.items():
-            if isinstance(value, Tensor):
-                moved[name] = value.pin_memory().to(device, non_blocking=True)
-        moved["segments"] = self.segments.to(device)
-        return FlatBatch(**moved)
+        tensors: dict[str, Any] = {name: moved(t, device) for name, t in _tensors(self).items()}
+        return replace(self, segments=self.segments.to(device), **tensors)
+
+    def pin_memory(self) -> "FlatBatch":
+        """Return the batch in page-locked host memory, so that `to` only has to queue its copies."""
+        own, plans = ({n: t.pin_memory() for n, t in _tensors(x).items()} for x in (self, self.segments))
+        return replace(self, segments=replace(self.segments, **plans), **own)
+
+
+def _tensors(holder: Any) -> dict[str, Any]:
+    return {f.name: t for f in fields(holder) if isinstance(t := getattr(holder, f.name), Tensor)}
 
 
 def collate(examples: Examples, indices: Indices, clusters: Sequence[Cluster] = (), multiple: int = 1) -> FlatBatch:

@@ -47,7 +47,7 @@ def save(folder: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Pa
         raise
     for newer in listed(folder):
         if _step(newer) > step:
-            _remove(newer)
+            remove(newer)
     return final
 
 
@@ -136,12 +136,12 @@ def prune(folder: Path, keep_last: int, best_step: int | None) -> None:
     """Delete all but the newest `keep_last` checkpoints and the best one, and what unfinished saves left behind."""
     for path in listed(folder)[:-keep_last]:
         if path.name != f"step-{best_step}":
-            _remove(path)
+            remove(path)
     for part in folder.glob(".step-*.part"):
         shutil.rmtree(part)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Delete a checkpoint under another name: a run killed while at it leaves none with files missing."""
     aside = path.with_name(f".{path.name}.part")
     shutil.rmtree(aside, ignore_errors=True)

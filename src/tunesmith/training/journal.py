@@ -79,9 +79,9 @@ class Journal:
             waited = time.perf_counter() - waited
             p.seconds += waited
             p.step_seconds[-1] += waited
-        self._tell(p, numbers)
+        why = self._tell(p, numbers, most)
         self._pending.clear()
-        return self._why(p) if p.bad_steps >= most else None
+        return why
 
     def weigh(self, p: Progress) -> str | None:
         """Return why the run must stop, where the trained weights are lost; waits for the device."""
@@ -94,11 +94,13 @@ class Journal:
             f"{GROWN:g} times that at the start"
         )
 
-    def _tell(self, p: Progress, numbers: list[list[float]]) -> None:
+    def _tell(self, p: Progress, numbers: list[list[float]], most: int) -> str | None:
+        """Tell of every pending step and count it, up to the one that ends the run: those after it were only under way."""
         n = len(self._pending)
         # On an asynchronous device the time shows where it is waited for: share it among the steps it is for.
         seconds = sum(p.step_seconds[-n:]) / n
         memory, processor = peak_memory(self.device), self._processor()
+        why = None
         for (facts, rows, _), (loss, norm, verdict) in zip(self._pending, numbers, strict=True):
             self.run.emit(
                 "step",
@@ -112,7 +114,10 @@ class Journal:
             )
             if verdict != GOOD:
                 self._tell_skipped(facts["step"], rows, int(verdict))
-            self._count(p, facts["step"], loss, int(verdict))
+            if why is None:
+                self._count(p, facts["step"], loss, int(verdict))
+                why = self.why(p, facts["step"]) if p.bad_steps >= most else None
+        return why
 
     def _tell_skipped(self, step: int, rows: Indices, verdict: int) -> None:
         named: list[str] = []
@@ -139,8 +144,9 @@ class Journal:
         else:
             p.bad_steps, p.bad_since = 0, None
 
-    def _why(self, p: Progress) -> str:
-        steps = f"steps {p.bad_since} to {p.step}"
+    def why(self, p: Progress, step: int) -> str:
+        """Return what is wrong with the bad steps up to `step`."""
+        steps = f"step {step}" if p.bad_since == step else f"steps {p.bad_since} to {step}"
         if not p.diverging:
             return f"{steps} changed nothing at learning rate {self.rate:g}, the last because {self._because}"
         limit = ceiling(p.first_loss or 0.0, self.uniform)

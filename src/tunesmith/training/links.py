@@ -32,12 +32,12 @@ def find_clusters(examples: Examples, rows: Indices) -> tuple[Indices, list[Clus
     offsets = examples.offsets
     ids = [examples.ids[offsets[r] : offsets[r + 1]] for r in rows.tolist()]
     text = [x.tobytes() for x in ids]
-    order = sorted(range(len(rows)), key=text.__getitem__)
+    order = np.array(sorted(range(len(rows)), key=text.__getitem__), dtype=np.int64)
     head = SHARED * examples.ids.itemsize
-    common = [_common(ids[a], ids[b]) if text[a][:head] == text[b][:head] else 0 for a, b in pairwise(order)]
+    common = [_common(ids[a], ids[b]) if text[a][:head] == text[b][:head] else 0 for a, b in pairwise(order.tolist())]
     alone, clusters = np.ones(len(rows), dtype=bool), []
     for places, shared in _walk([*common, 0]):
-        members = np.sort(np.array(order)[places])
+        members = np.sort(order[places])
         alone[members] = False
         clusters.append(Cluster(rows[members], shared))
     return rows[alone], clusters

@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.records import Examples
-from tunesmith.errors import GuardStop, InputError, Interrupted
+from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost
 from tunesmith.model.policy import Policy
 from tunesmith.run import Run
 from tunesmith.training import checkpoint
@@ -34,8 +33,9 @@ from tunesmith.training.writer import Writer
 
 __all__ = ["Interrupted", "Loop", "Plan", "Progress", "count_steps", "peak_memory", "plan_steps"]
 
-# oneDNN keeps 1,024 compiled products, a megabyte each, and every micro-batch has shapes of its own: 1.7 GiB where 0.9 do as well.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+# oneDNN keeps 1,024 compiled products, up to a megabyte each. Micro-batches filled up to multiples of 64 tokens have few shapes, of
+# which 512 come round again (measured on the starter: a quarter faster than 128, as fast as 1,024).
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
 
 LOG_EVERY = (
     10  # steps between reading the losses of a device that computes asynchronously; a CPU's are read at every step
@@ -85,6 +85,8 @@ class Loop:
         # the newest is proven good by the losses after it; until then the one before is not deleted
         self.writer = Writer(run.folder / "checkpoints", max(2, plan.keep_last))
         self.scored = np.add.reduceat(examples.scored.astype(np.int64), examples.offsets[:-1])
+        self.lengths = examples.lengths
+        self.measured: dict[str, Any] | None = None  # what `evaluate` returned, or would, of the policy as it is
         self._signal: int | None = None
 
     def train(self) -> Progress:
@@ -96,29 +98,33 @@ class Loop:
                 self._begin()
             while p.step < plan.steps and not self._stopped_early():
                 self._step(steps)
+                stop = self._asked_to_stop()
                 self._tell_written()
                 last = p.step == plan.steps
                 if p.step % plan.evaluate_every == 0 or last:
                     self._evaluate()
-                stop = self._asked_to_stop()
+                    stop = stop or self._asked_to_stop()
                 if p.step % plan.checkpoint_every == 0 or last or stop:
                     self._save_if_good()
                 if stop:
-                    raise Interrupted(stop)
+                    raise self._interrupted(stop)
             self._read()
+            better = bool(plan.early_stopping) and p.best_step not in (None, p.step)
+            if p.diverging and not better:
+                raise GuardStop(f"{self.journal.why(p, p.step)}; {self._keep_good()}.")
         if stop := self._asked_to_stop():  # while the last checkpoint was written
-            raise Interrupted(stop)
-        if plan.early_stopping and p.best_step not in (None, p.step):
+            raise self._interrupted(stop)
+        if better:
             self._restore_best()
         return p
 
     def _steps(self) -> Iterator[Work]:
         """Yield the steps that are left; runs in a thread of its own, ahead of the steps."""
         plan = self.plan
-        order = plan_steps(self.examples.lengths, self.rows, plan.seed, plan.tokens_per_step, plan.batch_size)
+        order = plan_steps(self.lengths, self.rows, plan.seed, plan.tokens_per_step, plan.batch_size)
         for epoch, rows in islice(order, self.progress.step, plan.steps):
             capacity = self.stepper.capacity
-            mine = rows[self.world.share(self.examples.lengths[rows])]
+            mine = rows[self.world.share(self.lengths[rows])]
             yield Work(epoch, rows, mine, capacity, self.stepper.batches(mine))
 
     def _begin(self) -> None:
@@ -135,7 +141,18 @@ class Loop:
             said = f"memory ran out in another process; the run goes on with {-capacity:,} tokens at most"
             self.run.emit("notice", message=said)
         self.stepper.capacity = -capacity
+        if -capacity < self.plan.microbatch_tokens:
+            self.progress.microbatch_tokens = -capacity
         return stop
+
+    def _interrupted(self, number: int) -> Interrupted:
+        """Return what ends the run, with what is true of its checkpoint once the writer is done."""
+        found = Interrupted(number)
+        kept = "a checkpoint is written"
+        if self.progress.diverging:
+            kept = f"step {self.progress.step} is not saved, for its loss is beyond bounds; the checkpoints before are kept"
+        found.args = (f"{found}; {kept}",)
+        return found
 
     def _stopped_early(self) -> bool:
         p, patience = self.progress, self.plan.early_stopping
@@ -151,11 +168,10 @@ class Loop:
         if capacity > self.stepper.capacity:  # they were made before memory ran out
             batches = self.stepper.batches(mine)
         rate = plan.learning_rate * factor(plan.schedule, p.step, plan.steps, plan.warmup)
-        tokens, scored = int(self.examples.lengths[rows].sum()), int(self.scored[rows].sum())
+        tokens, scored = int(self.lengths[rows].sum()), int(self.scored[rows].sum())
+        self.measured = None
         outcome = self.stepper.step(mine, batches, scored, rate)
         p.step += 1
-        if self.stepper.capacity < plan.microbatch_tokens:
-            p.microbatch_tokens = self.stepper.capacity
         p.tokens += tokens
         p.scored_tokens += scored
         facts = {
@@ -167,7 +183,8 @@ class Loop:
         }
         self.journal.add(facts, rows, outcome)
         due = p.step % LOG_EVERY == 0
-        if due or self.device.type == "cpu":
+        second = len(p.step_seconds) == 1  # what is under way then would count in later steps' seconds
+        if due or second or self.device.type == "cpu":
             self._read(began, weigh=due)
         else:
             clock(p, began, tokens)
@@ -199,7 +216,7 @@ class Loop:
         for path in checkpoint.listed(folder):
             # the first bad loss is that of the state one step before; the start is nobody's fault
             if p.bad_since is not None and int(path.name.removeprefix("step-")) >= max(1, p.bad_since - 1):
-                shutil.rmtree(path)
+                checkpoint.remove(path)
         good, _ = checkpoint.newest_whole(folder)
         kept = f"the last good state is kept as checkpoints/{good.name}" if good else "no good state was saved"
         return f"{kept}; begin a new run with a lower optimizer.learning_rate"
@@ -217,12 +234,14 @@ class Loop:
     def _evaluate(self) -> None:
         self._read()
         p = self.progress
-        p.metrics = self.evaluate()
+        if self.measured is None:
+            self.measured = self.evaluate()
+        p.metrics = self.measured
         if not p.metrics:
             return
         self.run.emit("evaluate", step=p.step, metrics=p.metrics)
         value = p.metrics["validation_loss"]["value"]
-        if p.best is None or value < p.best:
+        if math.isfinite(value) and (p.best is None or value < p.best):
             p.best, p.best_step, p.since_best = value, p.step, 0
             if self.plan.early_stopping:
                 self.save()  # the result may be this one
@@ -267,15 +286,17 @@ class Loop:
         """Whatever ends the loop, the checkpoint under way is on disk before anything else is done."""
         try:
             yield
-        except Interrupted:  # which says that the run can be resumed from there
-            self._drain()
-            raise
-        except BaseException:
+        except BaseException as ended:
             try:
                 self._drain()
-            except (InputError, OSError) as e:  # what ended the loop is what must be told first
-                with suppress(OSError):
+            except (InputError, OSError) as e:
+                if isinstance(ended, Interrupted):  # which says that the run can be resumed from there
+                    raise
+                with suppress(OSError):  # what ended the loop is what must be told first
                     self.run.emit("notice", message=str(e))
+            if isinstance(ended, (Interrupted, GuardStop)):
+                with suppress(ProcessLost):  # a launcher stops all when one ends: none does before this is on disk
+                    self.world.gather(None)
             raise
         self._drain()
 
@@ -306,6 +327,7 @@ class Loop:
         if wrong is None:
             tensors, state = load(self.world, path)
             self.masters.load(tensors["trained"])
+            self.measured = None
             p.metrics = state["progress"]["metrics"]
             said = f"the result is step {p.best_step}, the best by validation loss ({p.best:.4f})"
         else:

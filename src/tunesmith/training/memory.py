@@ -17,6 +17,14 @@ SHARE = (
 )
 
 
+RAN_OUT = (  # in the words of torch's CPU allocator, of the CUDA driver and of its libraries
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What is recomputed, the tokens of a micro-batch, and the bytes behind it: activations, and memory free for them."""
@@ -50,3 +58,17 @@ def fit(per_token: dict[How, float], room: float, device: str, longest: int, mos
     how: How = next((h for h, bytes_ in per_token.items() if bytes_ * wanted <= room), "full")
     tokens = asked or max(longest, min(most, MOST[device], int(room / per_token[how])))
     return Fit(how, tokens, tokens * per_token[how], room)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Return whether an error says that memory, the host's or the device's, ran out."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in RAN_OUT)
+
+
+SENTENCE = (
+    "memory does not suffice for this run, and it was not a micro-batch that could be halved: take adapter: lora, set "
+    "train.activation_checkpointing: full, lower train.max_length, or take a smaller model."
+)
+"""What to say of an error that `ran_out` finds to be one, wherever nothing smaller can be tried."""

@@ -124,5 +124,5 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, masters: dict[str, Tens
             k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "/" not in k[len(prefix) :]
         }
         if own:
-            # torch keeps `step` in fp32, beside the parameter for the fused step
-            optimizer.state[master] = {k: v.to(master.device) for k, v in own.items()}
+            # torch keeps `step` in fp32, beside the parameter for the fused step; a copy, for these may be a file's own pages
+            optimizer.state[master] = {k: v.to(master.device, copy=True) for k, v in own.items()}

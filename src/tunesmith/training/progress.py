@@ -199,7 +199,6 @@ def end_line(event: Event) -> str:
     endings = {
         "done": "Done",
         "interrupted": "Interrupted",
-        "guard": "Stopped by a guard",
         "stopped": "Stopped by a guard",
     }
     text = endings.get(str(event.get("state")), "Failed")

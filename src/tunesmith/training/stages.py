@@ -18,7 +18,7 @@ from tunesmith.arguments import named
 from tunesmith.data.records import Examples
 from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost
 from tunesmith.tracking._feed import following
-from tunesmith.training import checkpoint, disk, measure, parallel
+from tunesmith.training import checkpoint, disk, measure, memory, parallel
 from tunesmith.training import resolve as resolving
 from tunesmith.training.loop import Loop, Plan, Progress, peak_memory
 from tunesmith.training.parallel import ALONE, World
@@ -38,7 +38,7 @@ class Training:
     def go(self, resume: bool) -> dict[str, Any]:
         """Train to the end (from the newest whole checkpoint if `resume`) and return what the verb returns."""
         with contextlib.ExitStack() as stack:
-            self.run = self.world.together(lambda: self._open(stack))
+            self.run = self.world.together(lambda: self._open(stack, resume))
             try:
                 return self._go(resume)
             except GuardStop as e:
@@ -53,10 +53,9 @@ class Training:
             except Exception as e:
                 if isinstance(e, (Interrupted, ProcessLost)):
                     self._end("interrupted" if isinstance(e, Interrupted) else "failed", str(e))
-                elif disk.is_full(e):
-                    full = InputError(disk.sentence(self.folder, e))
-                    self._end("failed", str(full))
-                    raise full from e
+                elif said := _lacking(self.folder, e):
+                    self._end("failed", said)
+                    raise InputError(said) from e
                 else:
                     path = self.folder / f"traceback{f'-{self.world.rank}' if self.world.rank else ''}.txt"
                     path.parent.mkdir(parents=True, exist_ok=True)  # another machine may not have it
@@ -65,12 +64,14 @@ class Training:
                     self._end("failed", f"{type(e).__name__}: {e}")
                 raise
 
-    def _open(self, stack: contextlib.ExitStack) -> run.Run:
+    def _open(self, stack: contextlib.ExitStack, resume: bool) -> run.Run:
         """Open the run's folder, in the first process alone, until `stack` is closed."""
         if self.world.rank > 0:
             return run.Elsewhere(self.folder)
         self._check_disk()
         opened = stack.enter_context(run.open_run(self.folder, tuple(self.listeners)))
+        if not resume:
+            run.refuse_used(self.folder)  # again: another run may have been in it while this one was prepared
         stack.enter_context(following(opened, self.config.track, resolving.as_dict(self.config)))
         return opened
 
@@ -88,10 +89,11 @@ class Training:
         self._start(loop.policy, loop.plan.steps, loop.progress.step if found else None)
         self.progress = loop.progress
         if found is None or not self.world.first((self.folder / "results.json").is_file):
-            metrics, samples = self._measure(loop.policy)
+            metrics, samples = self._measure(loop)
             if self.world.rank == 0:
                 measure.before(self.folder / "results.json", metrics, samples)
-        return self._finish(loop.policy, loop.train())
+        loop.train()
+        return self._finish(loop)
 
     def _agree(self, loop: Loop) -> None:
         """Begin every process with the same data and weights, and with random numbers of its own."""
@@ -223,20 +225,23 @@ class Training:
         tokens = self.config.train.microbatch_tokens or 4096
         return measure.validation_metrics(policy, self.prepared.validation, tokens, self.world)
 
-    def _measure(self, policy: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def _measure(self, loop: Loop) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         limit = self.config.train.max_length
         assert limit is not None
         metrics, samples = measure.answers(
-            policy, self.prepared.tokenizer, self.prepared.held_out, self.config.evaluate, limit, self.world
+            loop.policy, self.prepared.tokenizer, self.prepared.held_out, self.config.evaluate, limit, self.world
         )
-        own = self._validation_metrics(policy)
+        if loop.measured is None:
+            loop.measured = self._validation_metrics(loop.policy)
+        own = loop.measured
         return {**own, **metrics, **own}, samples  # its own perplexity is over all the tokens that were trained on
 
-    def _finish(self, policy: Any, progress: Progress) -> dict[str, Any]:
+    def _finish(self, loop: Loop) -> dict[str, Any]:
         import torch
 
-        result = self.world.first(lambda: self._save_result(policy))
-        metrics, samples = self._measure(policy)
+        progress = loop.progress
+        result = self.world.first(lambda: self._save_result(loop.policy))
+        metrics, samples = self._measure(loop)
         report: dict[str, Any] = {
             "run": str(self.folder),
             "steps": progress.step,
@@ -287,6 +292,13 @@ class Training:
             self.run.emit("end", state=state, message=message, **done)
         with contextlib.suppress(Exception):  # what ended the run is what must be told
             write_report(self.folder)
+
+
+def _lacking(folder: Path, error: Exception) -> str | None:
+    """Return what to say of an error that is the machine's: no room on the disk, or no memory."""
+    if disk.is_full(error):
+        return disk.sentence(folder, error)
+    return memory.SENTENCE if memory.ran_out(error) else None
 
 
 def _throughput(tokens: list[int], seconds: list[float]) -> float | None:

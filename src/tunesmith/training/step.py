@@ -9,6 +9,7 @@ from torch.nn.utils import get_total_norm
 from tunesmith.data.records import Examples
 from tunesmith.errors import InputError
 from tunesmith.model.policy import Policy
+from tunesmith.training import memory
 from tunesmith.training.batch import FlatBatch, Indices, microbatches
 from tunesmith.training.guard import GOOD, Guard
 from tunesmith.training.optimizers import Masters, update
@@ -43,11 +44,12 @@ class Stepper:
         self._at: FlatBatch | None = None  # the micro-batch under way
 
     def batches(self, rows: Indices) -> list[FlatBatch]:
-        """Return the micro-batches of a step over `rows`, on the device (copies are under way)."""
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # of this thread, whose pinned memory would else belong to the first GPU
-        link, multiple = self.policy.flat, self.policy.multiple
-        return [b.to(self.device) for b in microbatches(self.examples, rows, self.capacity, link, multiple)]
+        """Return the micro-batches of a step over `rows`, on the host; for a GPU in page-locked memory."""
+        made = microbatches(self.examples, rows, self.capacity, self.policy.flat, self.policy.multiple)
+        if self.device.type != "cuda":
+            return list(made)
+        torch.cuda.set_device(self.device)  # of this thread, whose pinned memory would else belong to the first GPU
+        return [b.pin_memory() for b in made]
 
     def step(self, rows: Indices, batches: Sequence[FlatBatch], scored: int, rate: float) -> Tensor:
         """Make one step over `rows`, laid out in `batches`; return its loss, gradient norm and verdict as a float32 (3,).
@@ -77,7 +79,7 @@ class Stepper:
             try:
                 return self._gradients(batches, scored)
             except (MemoryError, RuntimeError) as e:
-                if not _out_of_memory(e):
+                if not memory.ran_out(e):
                     raise
             # out of the except clause, so that its traceback does not keep the step's tensors alive
             self.masters.zero_grad()
@@ -91,8 +93,8 @@ class Stepper:
         total = torch.zeros((), device=self.device)
         if self.policy.router is not None and (len(batches) > 1 or self.world.size > 1):
             self._count_routed(batches)
-        for batch in batches:
-            self._at = batch
+        for on_host in batches:
+            self._at, batch = on_host, on_host.to(self.device)
             loss = self.loss(self.policy(batch), batch.weights) / scored
             total += loss.detach()
             balance = self.policy.take_auxiliary()  # of the experts; trained, not part of the loss that is reported
@@ -107,7 +109,7 @@ class Stepper:
             return
         counts = torch.zeros(0, dtype=torch.int64, device=self.device)
         if batches:
-            counts = self.policy.router_counts(batches)
+            counts = self.policy.router_counts(batch.to(self.device) for batch in batches)
         (size,) = self.world.most(len(counts))
         if not len(counts):
             counts = counts.new_zeros(size)
@@ -116,10 +118,9 @@ class Stepper:
 
     def _shrink(self, batch: FlatBatch) -> None:
         """Halve the micro-batches, as far as the longest row of the one that did not fit lets them; InputError where it is alone."""
-        tokens = sum(batch.lengths)
-        longest = max(
-            n + (batch.lengths[p] if p >= 0 else 0) for n, p in zip(batch.lengths, batch.parents, strict=True)
-        )
+        lengths = batch.lengths[:-1] if batch.padding else batch.lengths  # padding is no row, and cannot be halved
+        tokens = sum(lengths)
+        longest = max(n + (lengths[p] if p >= 0 else 0) for n, p in zip(lengths, batch.parents, strict=False))
         smaller = max(min(tokens, self.capacity) // 2, longest)
         if smaller >= tokens:
             raise InputError(
@@ -138,10 +139,6 @@ class Stepper:
         if not len(self.examples.origins) or not len(batch.target_example):
             return ""
         return f" ({self.examples.origins[self.examples.record[batch.target_example[0]]]})"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
