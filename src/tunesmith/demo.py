@@ -13,7 +13,7 @@ SETTINGS: dict[str, Any] = {
     "objective": "sft",
     "adapter": {"name": "full"},
     "optimizer": {"name": "adamw", "learning_rate": 1.0e-3},
-    "train": {"epochs": 2, "tokens_per_step": 2048, "schedule": "cosine"},
+    "train": {"epochs": 3, "tokens_per_step": 2048, "schedule": "cosine"},
     "evaluate": ["rule"],
 }
 
