@@ -26,9 +26,10 @@ def tunesmith(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> 
     from tunesmith.model.policy import make_policy
     from tunesmith.registry import load
     from tunesmith.run import Run
-    from tunesmith.training.loop import Loop, Plan
+    from tunesmith.training.loop import Loop
     from tunesmith.training.objectives import sft
     from tunesmith.training.optimizers import adamw
+    from tunesmith.training.plan import Plan
 
     offsets = np.cumsum([0] + [len(ids) for ids, _ in rows])
     scored = np.concatenate([np.arange(len(ids)) >= p for ids, p in rows])

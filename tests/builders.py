@@ -148,6 +148,18 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
     return model
 
 
+def with_lora(model, seed: int = 0, dropout: float = 0.0):
+    """Return the model with LoRA of rank 4 whose B is random too (it starts at zero, which would hide A's gradients)."""
+    from tunesmith.model.adapters import lora
+
+    torch.manual_seed(seed)
+    model = lora.attach(model, r=4, dropout=dropout)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
 def random_examples(
     n: int = 8, low: int = 3, high: int = 30, vocabulary: int = 97, scored: float = 0.5, seed: int = 0
 ) -> Examples:

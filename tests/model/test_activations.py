@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from builders import random_examples, tiny_model
+from builders import random_examples, tiny_model, with_lora
 from tunesmith.model.activations import checkpoint_activations
-from tunesmith.model.adapters import lora
 from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
 from tunesmith.training.batch import collate
@@ -19,11 +18,7 @@ def backward(how, adapter, dropout=0.0):
     """Return the gradients of one batch and the bytes that were kept for the backward pass."""
     model = tiny_model("llama", num_hidden_layers=4)
     if adapter == "lora":
-        torch.manual_seed(1)
-        model = lora.attach(model, r=4, dropout=dropout)
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(p, std=0.1)
+        model = with_lora(model, 1, dropout)
     fuse(model)
     policy, _ = make_policy(model)
     checkpoint_activations(model, how)

@@ -4,12 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
-from builders import random_examples, tiny_model
+from builders import random_examples, tiny_model, with_lora
 from tunesmith.errors import InputError
 from tunesmith.model import attention, regional
-from tunesmith.model.adapters import lora
 from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
 from tunesmith.training.batch import microbatches
@@ -25,11 +23,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients(how):
     from tunesmith.model.activations import checkpoint_activations
 
     def run(compiled):
-        torch.manual_seed(0)
-        model = lora.attach(tiny_model("llama"), r=4)
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(p, std=0.1)
+        model = with_lora(tiny_model("llama"))
         fuse(model)
         policy, _ = make_policy(model)
         checkpoint_activations(model, how)

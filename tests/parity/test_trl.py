@@ -13,9 +13,10 @@ from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
 from tunesmith.run import open_run
 from tunesmith.training.batch import epoch_order, microbatches
-from tunesmith.training.loop import Loop, Plan
+from tunesmith.training.loop import Loop
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers import adamw
+from tunesmith.training.plan import Plan
 
 trl = pytest.importorskip("trl", reason="needs trl, the oracle (pip install -e '.[dev]')")
 

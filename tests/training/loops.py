@@ -8,9 +8,10 @@ import torch
 from builders import random_examples, tiny_model
 from tunesmith.model.policy import make_policy
 from tunesmith.run import open_run
-from tunesmith.training.loop import Loop, Plan
+from tunesmith.training.loop import Loop
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers import adamw
+from tunesmith.training.plan import Plan
 
 EXAMPLES = random_examples(n=40, low=3, high=20)
 

@@ -21,9 +21,10 @@ from tunesmith import run
 from tunesmith.errors import GuardStop, InputError, Interrupted
 from tunesmith.model.policy import Policy, make_policy
 from tunesmith.training import parallel
-from tunesmith.training.loop import Loop, Plan
+from tunesmith.training.loop import Loop
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers import adamw
+from tunesmith.training.plan import Plan
 
 SPOKEN = {}  # what this process found, by job
 

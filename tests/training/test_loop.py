@@ -9,13 +9,13 @@ import torch
 from loops import EXAMPLES, losses, make_loop, trained, weights
 
 from builders import tiny_model
-from tunesmith.errors import GuardStop
+from tunesmith.errors import GuardStop, Interrupted
 from tunesmith.run import open_run
 from tunesmith.training import checkpoint, disk
-from tunesmith.training.loop import Interrupted, Plan
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers import adamw, load_state_tensors
 from tunesmith.training.parallel import World
+from tunesmith.training.plan import Plan
 
 
 @pytest.mark.parametrize(

@@ -232,9 +232,8 @@ def make_policy(model: Any) -> tuple[Policy, str]:
     attention.register()
     whole = Policy(model, flat=False, trunk=False)
     if getattr(whole.transformer.config.get_text_config(), "attn_logit_softcapping", None):
-        whole.transformer.set_attn_implementation(
-            "eager"
-        )  # transformers 5.17 would take SDPA, which leaves the cap out
+        # transformers 5.17 would take SDPA, which leaves the cap out
+        whole.transformer.set_attn_implementation("eager")
     own = whole.transformer.config._attn_implementation
     policy = Policy(model, own=own)
     if policy.router is not None:

@@ -22,24 +22,20 @@ from tunesmith.run import Run
 from tunesmith.training import checkpoint
 from tunesmith.training.batch import FlatBatch, Indices
 from tunesmith.training.guard import Guard
-from tunesmith.training.journal import Journal, Progress, clock, peak_memory
+from tunesmith.training.journal import Journal, Progress, clock
 from tunesmith.training.optimizers import Masters, load_state_tensors, state_tensors
 from tunesmith.training.parallel import ALONE, World, checksum, load
-from tunesmith.training.plan import Plan, Rows, count_steps, plan_steps
+from tunesmith.training.plan import Plan, Rows, plan_steps
 from tunesmith.training.prefetch import prefetched
 from tunesmith.training.schedules import factor
 from tunesmith.training.step import Loss, Stepper
 from tunesmith.training.writer import Writer
 
-__all__ = ["Interrupted", "Loop", "Plan", "Progress", "count_steps", "peak_memory", "plan_steps"]
-
 # oneDNN keeps 1,024 compiled products, up to a megabyte each. Micro-batches filled up to multiples of 64 tokens have few shapes, of
 # which 512 come round again (measured on the starter: a quarter faster than 128, as fast as 1,024).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
 
-LOG_EVERY = (
-    10  # steps between reading the losses of a device that computes asynchronously; a CPU's are read at every step
-)
+LOG_EVERY = 10  # steps between reading the losses of an asynchronous device; a CPU's are read at every step
 
 
 class Work(NamedTuple):

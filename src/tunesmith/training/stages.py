@@ -20,8 +20,10 @@ from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost
 from tunesmith.tracking._feed import following
 from tunesmith.training import checkpoint, disk, measure, memory, parallel
 from tunesmith.training import resolve as resolving
-from tunesmith.training.loop import Loop, Plan, Progress, peak_memory
+from tunesmith.training.journal import Progress, peak_memory
+from tunesmith.training.loop import Loop
 from tunesmith.training.parallel import ALONE, World
+from tunesmith.training.plan import Plan
 from tunesmith.training.prepare import Prepared, attach
 
 
