@@ -1,8 +1,12 @@
 """The run file: every wrong key, type and combination is refused in a sentence that names it; the right ones are converted."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from tunesmith import registry
 from tunesmith.config import assign, load_file, parse
+from tunesmith.data.mixing import Mixing
 from tunesmith.errors import InputError
 
 DATA = {"data": "rows.jsonl"}
@@ -29,6 +33,8 @@ def wrong(content: dict) -> str:
         ),
         ({"train": {"epoch": 3}}, 'run.yaml: unknown key "train.epoch". Did you mean "epochs"?'),
         ({"evaluate": [{"name": "perplexity", "foo": 1}]}, 'run.yaml: evaluate[0]: unknown key "foo".'),
+        ({"mixing": {"temperatur": 2}}, 'run.yaml: mixing: unknown key "temperatur". Did you mean "temperature"?'),
+        ({"data": {"path": "x", "capp": 3}}, 'run.yaml: data has the unknown key "capp". Did you mean "cap"?'),
         ({1: 2}, 'run.yaml: unknown key "1".'),
     ],
 )
@@ -62,6 +68,18 @@ def test_an_unknown_key_is_refused_at_every_level(content, sentence):
         ({"output": 3}, "output should be text, found 3."),
         ({"evaluate": [{"n": 3}]}, "evaluate[0] needs a name, one of exact_match, perplexity, rule."),
         ({"adapter": {"r": 3}}, "adapter needs a name, one of full, lora."),
+        ({"mixing": 3}, "mixing should be a mapping of keys, found 3."),
+        ({"mixing": {"temperature": 0.5}}, "mixing: temperature should be greater than or equal to 1, found 0.5."),
+        ({"mixing": {"temperature": True}}, "mixing: temperature should be a number, found true."),
+        ({"mixing": {"general_share": 1}}, "mixing: general_share should be less than 1, found 1."),
+        ({"mixing": {"curriculum": "size"}}, "mixing: curriculum should be one of length, score, found 'size'."),
+        ({"mixing": {"score_field": 3}}, "mixing: score_field should be text, found 3."),
+        ({"mixing": {"easiest": "first"}}, "mixing: easiest should be one of lowest, highest, found 'first'."),
+        ({"data": {"path": "x", "cap": 0}}, 'data (x): "cap" is 0, expected a whole number of rows above 0.'),
+        ({"data": {"path": "x", "cap": True}}, 'data (x): "cap" is True, expected a whole number of rows above 0.'),
+        ({"data": {"path": "x", "cap": 2.5}}, 'data (x): "cap" is 2.5, expected a whole number of rows above 0.'),
+        ({"data": {"path": "x", "general": "yes"}}, "data (x): \"general\" is 'yes', expected true or false."),
+        ({"prepare": 3}, "prepare should be a mapping of keys, found 3."),
     ],
 )
 def test_a_wrong_type_is_refused(content, sentence):
@@ -72,6 +90,14 @@ def test_a_wrong_type_is_refused(content, sentence):
     ("content", "sentence"),
     [
         ({"objective": "sftt"}, 'objective.name: there is no objective "sftt". Did you mean "sft"?'),
+        (
+            {"data": {"path": "x", "objective": "sftt"}},
+            'data (x): there is no objective "sftt". Did you mean "sft"?',
+        ),
+        (
+            {"data": {"path": "x", "objective": ["sft"]}},
+            'data (x): there is no objective "[\'sft\']". Did you mean "sft"?',
+        ),
         ({"adapter": "loraa"}, 'adapter.name: there is no adapter "loraa". Did you mean "lora"?'),
         ({"optimizer": "adam"}, 'optimizer.name: there is no optimizer "adam". Did you mean "adamw"?'),
         ({"evaluate": ["perplexty"]}, 'evaluate[0].name: there is no metric "perplexty". Did you mean "perplexity"?'),
@@ -97,6 +123,14 @@ def test_an_unknown_name_is_refused_with_the_nearest_spelling(content, sentence)
         ({"adapter": {"from": "x", "r": 4}}, "take the other adapter keys away"),
         ({"validation": {"path": "x", "fraction": 0.1}}, "keep one"),
         ({"validation": {"format": "text"}}, "validation.format needs validation.path"),
+        ({"mixing": {"temperature": 2}}, "mixing.temperature mixes sets, but data names 1"),
+        (
+            {"data": ["a", {"path": "b", "weight": 2}], "mixing": {"temperature": 2}},
+            "mixing.temperature and data[1].weight both say how often rows come; keep one.",
+        ),
+        ({"data": ["a", {"path": "b", "general": True}]}, "data[1] is marked general; say with mixing.general_share"),
+        ({"mixing": {"general_share": 0.1}}, "mixing.general_share needs a set of general data"),
+        ({"mixing": {"curriculum": "score"}}, "mixing.curriculum: score needs mixing.score_field"),
     ],
 )
 def test_an_impossible_combination_is_refused(content, words):
@@ -169,3 +203,24 @@ def test_a_missing_run_file_names_the_nearest(tmp_path):
     (tmp_path / "support.yaml").write_text("model: starter")
     with pytest.raises(InputError, match=r'Did you mean "support\.yaml"'):
         load_file(str(tmp_path / "suport.yaml"))
+
+
+def test_mixing_is_converted_and_prepare_may_be_true():
+    run = parse({**DATA, "mixing": {"curriculum": "score", "score_field": "hard"}, "prepare": True})
+    assert run.mixed() == Mixing(curriculum="score", score_field="hard")
+    assert parse(DATA).mixed() == Mixing()
+    assert run.prepare == {}
+    assert parse({**DATA, "prepare": False}).prepare is None
+
+
+def test_a_set_may_have_an_objective_of_the_same_loss_only(monkeypatch):
+    assert parse({"data": [{"path": "x", "objective": "pretrain"}]}).data[0]["objective"] == "pretrain"
+
+    def squared(logps, weights):
+        return (logps**2 * weights).sum()
+
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda p, n: SimpleNamespace(loss=squared) if n == "pretrain" else load(p, n))
+    assert "data[0].objective pretrain and the run's sft have different losses" in wrong(
+        {"data": [{"path": "x", "objective": "pretrain"}]}
+    )

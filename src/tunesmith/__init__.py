@@ -1,7 +1,8 @@
 """tunesmith: fine-tune a language model, from raw data to a measured result.
 
     import tunesmith
-    result = tunesmith.train(model="starter", data="support.jsonl", output="runs/support")
+    tunesmith.prepare("support.jsonl", {}, "prepared")
+    result = tunesmith.train(model="starter", data="prepared", output="runs/support")
     tunesmith.evaluate("runs/support", data="held-out.jsonl")
     tunesmith.generate("runs/support", prompt="Hello")
 
@@ -13,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import GuardStop, InputError
 
 if TYPE_CHECKING:
+    from tunesmith.data.inspect import inspect
+    from tunesmith.data.prepare import run as prepare
     from tunesmith.evaluation.evaluator import evaluate
     from tunesmith.model.inference import generate_text as generate
     from tunesmith.training.api import train
 
-__all__ = ["GuardStop", "InputError", "evaluate", "generate", "train"]
+__all__ = ["GuardStop", "InputError", "evaluate", "generate", "inspect", "prepare", "train"]
 
 _HOMES = {  # imported when first asked for: `import tunesmith` itself is instant
     "train": ("tunesmith.training.api", "train"),
     "evaluate": ("tunesmith.evaluation.evaluator", "evaluate"),
     "generate": ("tunesmith.model.inference", "generate_text"),
+    "inspect": ("tunesmith.data.inspect", "inspect"),
+    "prepare": ("tunesmith.data.prepare", "run"),
 }
 
 

@@ -47,9 +47,8 @@ def named(
         raise InputError(f"{where}: {key} needs a name, one of {', '.join(registry.names(package))}.")
     known = registry.names(package)
     if section["name"] not in known:
-        kind = package.rsplit(".", 1)[-1].removesuffix("s")
         raise InputError(
-            f'{where}: {key}.name: there is no {kind} "{section["name"]}".{did_you_mean(section["name"], known)}'
+            f'{where}: {key}.name: there is no {registry.kind(package)} "{section["name"]}".{did_you_mean(section["name"], known)}'
         )
     given = {k: v for k, v in section.items() if k != "name"}
     if function is None:
@@ -137,11 +136,16 @@ def _keys_at(schema: type[BaseModel], path: list[Any]) -> list[str]:
         if not inner:
             return []
         schema = inner[0]
-    return list(schema.model_fields)
+    return _names(schema)
+
+
+def _names(schema: type[BaseModel]) -> list[str]:
+    """Return the keys of a mapping that fills the schema."""
+    return [field.alias or name for name, field in schema.model_fields.items()]
 
 
 def _all_keys(schema: type[BaseModel]) -> set[str]:
-    keys = set(schema.model_fields)
+    keys = set(_names(schema))
     for name in schema.model_fields:
         keys |= set(_keys_at(schema, [name]))
     return keys

@@ -2,20 +2,19 @@
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from tunesmith.cli_data import data_app
 from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost, SaidElsewhere
-from tunesmith.run import finite
+from tunesmith.terminal import JSON, console, print_result
 from tunesmith.training.parallel import speaks
 
 OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)  # a path's fault
@@ -30,12 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
 
 MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="starter, a local folder, a hub id or a run's folder.")]
 ADAPTER = Annotated[str | None, typer.Option(help="A PEFT adapter's folder on top of MODEL.", metavar="DIR")]
-JSON = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
 NEW_TOKENS = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)]
 TEMPERATURE = Annotated[float, typer.Option(help="0 takes the likeliest token; 0.7 is lively.", min=0)]
 TOP_P = Annotated[
@@ -60,7 +57,7 @@ def demo(
 
     with _progress() as progress:
         result = run_demo(output, (progress,))
-    _print(result, as_json, lambda r: show_demo(r, _console()))
+    print_result(result, as_json, lambda r: show_demo(r, console()))
 
 
 @app.command()
@@ -104,7 +101,7 @@ def train(
             resume=resume,
             listeners=(progress,),
         )
-    _print(result, as_json, _show_trained)
+    print_result(result, as_json, _show_trained)
 
 
 @app.command()
@@ -127,7 +124,7 @@ def evaluate(
     from tunesmith.evaluation.evaluator import evaluate as verb
 
     result = verb(model, adapter=adapter, data=data, metrics=metric or None, limit=limit, max_new_tokens=max_new_tokens)
-    _print(result, as_json, lambda r: _show_metrics(r["metrics"]))
+    print_result(result, as_json, lambda r: _show_metrics(r["metrics"]))
 
 
 @app.command()
@@ -167,7 +164,7 @@ def generate(
         seed=seed,
         **sampling,
     )
-    _print(result, as_json, lambda r: print("\n\n".join(a["answer"] for a in r["answers"])))
+    print_result(result, as_json, lambda r: print("\n\n".join(a["answer"] for a in r["answers"])))
 
 
 @app.command()
@@ -190,58 +187,11 @@ def chat(
     verb(model, adapter=adapter, system=system, temperature=temperature, top_p=top_p, seed=seed, **sampling)
 
 
-@data_app.command("inspect")
-def data_inspect(
-    source: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders or hub ids.")],
-    model: Annotated[str, typer.Option(help="Count tokens with this model's tokenizer.")] = "starter",
-    as_json: JSON = False,
-) -> None:
-    """Say what a data set is, and what is wrong with it.
-
-    Format, counts, token lengths, and problems with their row numbers (from 1).
-    """
-    from tunesmith.data.inspect import inspect, print_inspection
-
-    _print(inspect(list(source), model), as_json, lambda r: print_inspection(r, _console()))
-
-
-@data_app.command("show")
-def data_show(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, folder or hub id.")],
-    model: Annotated[str, typer.Option(help="Whose tokenizer and template to use.")] = "starter",
-    n: Annotated[int, typer.Option("-n", help="How many rows.", min=1)] = 3,
-) -> None:
-    """Show rows as the model will see them.
-
-    Every token in colour: scored or not, and why.
-    """
-    from tunesmith.data.show import show
-
-    show(source, model, n, _console())
-
-
 def _progress() -> Any:
     """The live display, on standard error: a --json run shows it too."""
     from tunesmith.training.progress import Progress
 
     return Progress()
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
-
-
-def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    if not speaks():
-        return
-    for notice in result.pop("notices", []):
-        print(f"Note: {notice}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(finite(result), ensure_ascii=False))
-    else:
-        show(result)
 
 
 def _show_trained(result: dict[str, Any]) -> None:

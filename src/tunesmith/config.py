@@ -1,5 +1,6 @@
 """The run file: sections of keyword arguments. Unknown keys, wrong types and impossible combinations are refused by name."""
 
+import inspect
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from tunesmith import registry
 from tunesmith.arguments import Section, arguments, checked, named
+from tunesmith.data.mixing import Mixing
 from tunesmith.errors import InputError, did_you_mean
 
 Positive = Annotated[int, Field(gt=0, lt=10**12)]
@@ -72,14 +74,22 @@ class Validation(Section):
     path: str | Annotated[list[str], Field(min_length=1)] | None = None
     format: str | None = None
     columns: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    kind: Literal["text", "chat", "preference", "verdict", "prompt"] | None = Field(default=None, alias="as")
+    name: str | None = None
     split: str | None = None
 
 
 class RunConfig(Section):
-    """One run. `objective`, `adapter`, `optimizer` and each of `evaluate` and `track` are {name, and that thing's keyword arguments}."""
+    """One run. `objective`, `adapter`, `optimizer` and each of `evaluate` and `track` are {name, and that thing's keyword arguments}.
+
+    `prepare` is {step: true, false or its options}, `mixing` the keyword arguments of data.mixing.Mixing.
+    """
 
     model: Model = Model()
     data: list[dict[str, Any]] = Field(default=[])
+    prepare: dict[str, Any] | None = None
+    mixing: dict[str, Any] | None = None
     validation: dict[str, Any] | Literal[False] = Field(default={})
     objective: dict[str, Any] = Field(default={"name": DEFAULTS["objective"]})
     adapter: dict[str, Any] | None = None
@@ -88,6 +98,10 @@ class RunConfig(Section):
     evaluate: list[dict[str, Any]] = Field(default=[])
     track: list[dict[str, Any]] = Field(default=[])
     output: Annotated[str, Field(min_length=1)] | None = None
+
+    def mixed(self, where: str = "the run") -> Mixing:
+        """Return `mixing`, checked."""
+        return Mixing(**arguments(Mixing, self.mixing or {}, f"{where}: mixing", ()))
 
 
 class _Loader(yaml.SafeLoader):
@@ -171,19 +185,38 @@ def parse(content: Mapping[str, Any], where: str = "the run file") -> RunConfig:
             content[section] = [{key: item} if isinstance(item, str) else item for item in content[section]]
     if content.get("validation") is True:
         content["validation"] = {}
+    if isinstance(content.get("prepare"), bool):  # true: the steps that run without being asked
+        content["prepare"] = {} if content["prepare"] else None
+    _check_misplaced(content, where)
     config = checked(RunConfig, content, where)
     _check_data(config, where)
     _check_combinations(config, where)
-    return _check_named(config, where)
+    found = _check_named(config, where)
+    _check_tasks(found, where)
+    return found
+
+
+def _check_misplaced(content: Mapping[str, Any], where: str) -> None:
+    """InputError naming the right place for what other tools write elsewhere."""
+    mixing, validation = content.get("mixing"), content.get("validation")
+    keys = mixing if isinstance(mixing, Mapping) else ()
+    own = next((key for key in ("weight", "cap", "general", "objective") if key in keys), None)
+    if own:
+        raise InputError(f"{where}: mixing.{own} is said of each set: data: [{{path: rows.jsonl, {own}: ...}}].")
+    if isinstance(validation, float) and 0 < validation < 1:
+        raise InputError(f"{where}: validation is {validation}; say validation: {{fraction: {validation}}}.")
 
 
 def _check_data(config: RunConfig, where: str) -> None:
-    from tunesmith.data import sources
+    from tunesmith.data import mixing, sources
 
     try:
-        sources.parse(config.data or "none")
+        parsed = sources.parse(config.data or "none")
     except InputError as e:
         raise InputError(f"{where}: {e}") from e
+    mixing.check(config.mixed(where), [source.share for source in parsed] if config.data else [], where)
+    if config.prepare is not None:
+        _check_prepare(config.prepare, config.validation, where)
     if config.validation is not False:
         checked(Validation, config.validation, f"{where}: validation")
         if "path" in config.validation and "fraction" in config.validation:
@@ -192,6 +225,20 @@ def _check_data(config: RunConfig, where: str) -> None:
             )
         if "path" not in config.validation and set(config.validation) - {"fraction"}:
             raise InputError(f"{where}: validation.{min(set(config.validation) - {'fraction'})} needs validation.path.")
+
+
+def _check_prepare(section: dict[str, Any], validation: dict[str, Any] | Literal[False], where: str) -> None:
+    from tunesmith.data.prepare import check_section
+
+    check_section(section, f"{where}: prepare")
+    split = section.get("split")
+    if isinstance(split, dict) and validation != {}:
+        raise InputError(f"{where}: prepare.split and validation both say which rows are held out; keep one.")
+    if isinstance(split, dict) and split.get("folds"):
+        raise InputError(
+            f"{where}: prepare.split.folds makes sets for cross-validation, and a run trains on one; make them with "
+            "`tunesmith data prepare`, then give a run one fold's files."
+        )
 
 
 def _check_combinations(config: RunConfig, where: str) -> None:
@@ -231,6 +278,19 @@ def _check_named(config: RunConfig, where: str) -> RunConfig:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"{where}: track names {twice} twice; once is enough.")
     return config.model_copy(update={k: v for k, v in found.items() if k in config.model_fields_set})
+
+
+def _check_tasks(config: RunConfig, where: str) -> None:
+    """InputError where a set's own objective is another sum than the run's: one step adds all of them up."""
+    name = config.objective["name"]
+    for i, entry in enumerate(config.data):
+        own = entry.get("objective") or name
+        losses = [registry.load("training.objectives", n).loss for n in (name, own)]
+        if own != name and len({inspect.getsource(loss) for loss in losses}) > 1:
+            raise InputError(
+                f"{where}: data[{i}].objective {own} and the run's {name} have different losses, which one run cannot add up yet; "
+                "make them two runs, one after the other."
+            )
 
 
 def _named(

@@ -13,10 +13,15 @@ def names(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_"))
 
 
+def kind(package: str) -> str:
+    """Return what a package holds, for messages: "training.objectives" -> "objective", "data.synthesis" -> "synthesis"."""
+    name = package.rsplit(".", 1)[-1]
+    return name if name.endswith("is") else name.removesuffix("s")
+
+
 def load(package: str, name: str) -> ModuleType:
     """Import and return `tunesmith.<package>.<name>`; InputError with the nearest spelling where there is none."""
     known = names(package)
     if name not in known:
-        kind = package.rsplit(".", 1)[-1].removesuffix("s")
-        raise InputError(f'there is no {kind} named "{name}".{did_you_mean(name, known)}')
+        raise InputError(f'there is no {kind(package)} named "{name}".{did_you_mean(name, known)}')
     return importlib.import_module(f"tunesmith.{package}.{name}")

@@ -38,7 +38,7 @@ def rows(*changed):
             "row 3: this row is of the format text (has text) in a file of alpaca rows; put the two in two",
         ),
         (rows({"prompt": "a", "completion": "b"}), "row 3: this row is of the format prompt_completion"),
-        ('{"foo": 1}', "row 1: its fields (foo) are those of no known format. Known: messages"),
+        ('{"foo": 1}', "row 1: its fields (foo) are those of no known format. Known: "),
         ('{"messages": []}', 'row 1: field "messages" is an empty list'),
         ('{"messages": [{"role": "usr", "content": "a"}]}', 'which is no role. Did you mean "user"?'),
         ('{"messages": [{"role": "user"}]}', 'field "messages[0].content" is missing'),
@@ -99,9 +99,8 @@ def test_places_that_are_no_data_file(rejected, tmp_path):
     assert "gone.jsonl is a link to nowhere.jsonl, which leads to no file" in rejected(None, "gone.jsonl")
     assert '"nobody/nothing" is no local file' in rejected(None, "nobody/nothing")
     assert "https://•••@x/y.jsonl is an address;" in rejected(None, "https://user:pw@x/y.jsonl")
-    assert "there is no data file x\ufffdy\ufffd.jsonl." in rejected(
-        None, "x\x00y\x1b.jsonl"
-    )  # nothing acts on the terminal
+    assert "a path of data holds a zero byte" in rejected(None, "x\x00y.jsonl")
+    assert "there is no data file x\ufffdy.jsonl." in rejected(None, "x\x1by.jsonl")  # nothing acts on the terminal
 
 
 def test_every_row_too_long(rejected):
@@ -161,3 +160,36 @@ def test_other_verbs(refused, tiny_folder):
         assert "of no known format" in refused(*verb, tiny_folder, "--data", "data.jsonl")
     assert "the prompt is no UTF-8 text" in refused("generate", tiny_folder, "--prompt", "caf\udce9")
     assert "file/data cannot be used: not a directory" in refused("demo", "--output", "file")
+
+
+def test_inspecting_what_cannot_be_read(tunesmith_cli):
+    Path("good.jsonl").write_text(ROW)
+    Path("bad.jsonl").write_bytes(b"\xff\xfe" + ROW.encode("utf-16-le"))
+    code, out, err = tunesmith_cli("data", "inspect", "good.jsonl", "bad.jsonl", "--no-tokens", "--json")
+    assert code == 2
+    assert err == "tunesmith: bad.jsonl: the file is UTF-16; save it as UTF-8.\n"
+    sources = json.loads(out)["sources"]  # the other file is told all the same
+    assert [(s["path"], s["format"], s["rows"]) for s in sources] == [
+        ("good.jsonl", "alpaca", 1),
+        ("bad.jsonl", None, 0),
+    ]
+    assert [(p["row"], p["kind"]) for p in sources[1]["problems"]] == [(None, "not_text")]
+
+
+def test_inspecting_broken_rows_is_no_failure(tunesmith_cli):
+    Path("data.jsonl").write_text(rows('{"instruction": "a", ', {"instruction": "=1+1", "output": ""}))
+    code, out, err = tunesmith_cli("data", "inspect", "data.jsonl", "--no-tokens", "--csv", "p.csv")
+    assert (code, err) == (0, "")
+    assert "line 3 is broken JSON" in out
+    assert "next: tunesmith data prepare data.jsonl --output prepared" in out
+    assert '"\'=1+1"' in Path("p.csv").read_text()
+
+
+def test_options_of_inspect_that_are_wrong(refused, tunesmith_cli):
+    Path("data.jsonl").write_text(ROW)
+    assert "there is no data file data.jsn" in refused("data", "inspect", "data.jsn")
+    assert "there is no model folder ./no." in refused("data", "inspect", "data.jsonl", "--model", "./no")
+    assert "no/p.csv cannot be written" in refused("data", "inspect", "data.jsonl", "--no-tokens", "--csv", "no/p.csv")
+    code, _, err = tunesmith_cli("data", "inspect", "data.jsonl", "--max-length", "1")
+    assert code == 2
+    assert "--max-length" in err

@@ -13,8 +13,10 @@ import pytest
 
 from tunesmith.data import cache
 from tunesmith.data.cache import folder_of_cache, key, rendered
-from tunesmith.data.records import Chat, Origin, Text
+from tunesmith.data.records import Chat, Origin, Preference, Prompt, Text, Verdict
 from tunesmith.data.render import render
+
+ASK, YES, NO = ([{"role": r, "content": c}] for r, c in (("user", "a"), ("assistant", "yes"), ("assistant", "no")))
 
 
 @pytest.fixture
@@ -94,6 +96,11 @@ def test_every_cause_of_the_result_is_part_of_the_key(folder, make_tokenizer, mo
         ([chat("c", "d", row=2), chat(row=1)], *base[1:]),
         ([chat(row=1)], *base[1:]),
         ([Text("a", Origin("d.jsonl", 1))], *base[1:]),
+        ([chat(row=1, origin=Origin("d.jsonl", 1, 1)), chat("c", "d", row=2)], *base[1:]),
+        ([Preference(ASK, [YES, NO], Origin("d.jsonl", 1))], *base[1:]),
+        ([Preference(ASK, [NO, YES], Origin("d.jsonl", 1))], *base[1:]),
+        ([Verdict(ASK, YES, True, Origin("d.jsonl", 1))], *base[1:]),
+        ([Prompt(ASK, Origin("d.jsonl", 1))], *base[1:]),
         (base[0], changed(chat_template=template + " "), *base[2:]),
         (base[0], changed(eos_token="<|im_end|>"), *base[2:]),
         (base[0], make_tokenizer(known="abcdefghijklmnopqrstuvwxyz \n"), *base[2:]),

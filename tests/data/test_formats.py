@@ -1,9 +1,11 @@
 """Each format's rows become the records that were meant, and each mistake is named by row and field."""
 
+import random
+
 import pytest
 
 from tunesmith import registry
-from tunesmith.data.detect import convert, detect
+from tunesmith.data.detect import all_formats, best_match, check_columns, check_labels, convert, detect, relabel, rows
 from tunesmith.data.formats._common import RowError
 from tunesmith.data.records import Chat, Origin, Text
 from tunesmith.errors import InputError
@@ -12,7 +14,8 @@ ORIGIN = Origin("data.jsonl", 7)
 
 
 def read(name, row):
-    return convert(row, ORIGIN, name)
+    (record,) = convert(row, ORIGIN, name)
+    return record
 
 
 def said(record):
@@ -24,7 +27,41 @@ def said(record):
     [
         ({"text": "x"}, "text", "has text"),
         ({"instruction": "x", "output": "y", "text": "x y"}, "alpaca", "has instruction and output"),
-        ({"instruction": "x", "context": "", "response": "y"}, "alpaca", "has instruction and response"),
+        ({"instruction": "x", "context": "", "response": "y"}, "dolly", "has instruction, context and response"),
+        ({"instruction": "x", "response": "y"}, "dolly", "has instruction and response"),
+        ({"instruction": "x", "instances": []}, "self_instruct", "has instruction and instances"),
+        ({"inputs": "x", "targets": "y"}, "flan", "has inputs and targets"),
+        ({"conversations": ["a", "b"]}, "lima", "has conversations of strings"),
+        ({"text": "x", "label": 1}, "classification", "has text and a short label"),
+        ({"text": "x", "label": "y " * 40}, "text", "has text"),
+        ({"text": "x", "label": None}, "text", "has text"),
+        ({"question": "q", "choices": ["a", "b"], "answer": 0}, "choices", "has question, choices and answer"),
+        ({"question": "q", "A": "a", "B": "b", "answer": "A"}, "choices", "has question, columns A, B, ... and answer"),
+        ({"prompt": "x", "chosen": "a", "rejected": "b"}, "preference", "has chosen and rejected with prompt"),
+        (
+            {"chosen": "x a", "rejected": "x b"},
+            "preference",
+            "has chosen and rejected, whose common beginning is the prompt",
+        ),
+        (
+            {"instruction": "x", "output": "a", "rejected": "b"},
+            "preference",
+            "has output and rejected with instruction",
+        ),
+        ({"prompt": "x", "responses": ["a", "b"], "scores": [1, 2]}, "ranked", "has responses with scores"),
+        ({"prompt": "x", "completions": [{"text": "a", "score": 1}]}, "ranked", "has completions, each with its score"),
+        ({"prompt": "x", "completion": "y", "label": True}, "verdict", "has completion with label"),
+        ({"prompt": "x", "completion": "y", "label": "sports"}, "prompt_completion", "has prompt and completion"),
+        ({"prompt": "x", "response": "y", "rating": 1}, "prompt_completion", "has prompt and response"),
+        ({"messages": [{"role": "user", "content": "x"}], "label": 0}, "verdict", "has messages with label"),
+        ({"prompt": "x"}, "prompt", "has prompt and no answer"),
+        ({"question": "x", "ground_truth": "y"}, "prompt", "has question and ground_truth"),
+        ({"question": "x", "answer": "y", "reference": "z"}, "prompt_completion", "has question and answer"),
+        ({"turns": ["a", "b"]}, "prompt", "has turns of strings"),
+        ({"prompt": {"replies": []}}, "oasst", "has a prompt with replies"),
+        ({"parent_id": None, "text": "x", "role": "prompter"}, "oasst", "has messages with parent_id"),
+        ({"messages": [{"role": "assistant", "content": "x", "rating": 1}]}, "chatlog", "has messages with rating"),
+        ({"messages": [{"role": "assistant", "content": "x", "rating": None}]}, "messages", "has messages"),
         ({"prompt": "x", "completion": "y"}, "prompt_completion", "has prompt and completion"),
         ({"question": "x", "answer": "y"}, "prompt_completion", "has question and answer"),
         ({"prompt": "x", "messages": []}, "messages", "has messages"),
@@ -45,6 +82,11 @@ def test_unknown_fields_name_the_formats_and_the_remedy():
     with pytest.raises(RowError, match=r"f, row 1: its fields \(foo\).*alpaca \(instruction, output\).*columns") as e:
         detect([(1, {"foo": 1})], "f")
     assert e.value.kind == "unknown_format"
+    with pytest.raises(RowError, match=r"Nearest: .*alpaca \(instruction, output\)") as e:
+        detect([(1, {"instrction": "x", "input": "", "outptu": "y" * 500, "k" * 500: 1})], "f")
+    assert len(str(e.value)) < 500
+    with pytest.raises(RowError, match=r"or \{text: 0, label: 1\} where the file has no header"):
+        detect([(1, {"a fine film": "x", "1": "y"})], "data.TSV.gz")
 
 
 def test_text():
@@ -127,7 +169,11 @@ def test_messages_tool_calls_become_objects():
 
 
 def test_messages_parts():
-    parts = [{"type": "reasoning", "value": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "value": "b"}]
+    parts = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "output_text", "text": "a"},
+        {"type": "text", "value": "b"},
+    ]
     record = read("messages", {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": parts}]})
     assert record.messages[1] == {"role": "assistant", "content": "ab", "reasoning_content": "hm"}
 
@@ -207,14 +253,125 @@ def test_a_missing_field_is_not_called_another_format():
 
 def test_every_format_is_found_and_says_what_it_is():
     names = registry.names("data.formats")
-    assert names == ["alpaca", "messages", "prompt_completion", "sharegpt", "text"]
+    assert names == [
+        "alpaca", "chatgpt", "chatlog", "choices", "classification", "dolly", "flan", "function_calls", "glaive", "lima", "messages",
+        "oasst", "preference", "prompt", "prompt_completion", "ranked", "self_instruct", "sharegpt", "squad", "text", "verdict",
+    ]  # fmt: skip
+    ranks = set()
     for name in names:
         module = registry.load("data.formats", name)
         assert module.__doc__.startswith(f"{name}: ")
         assert module.matches({}) is None
+        ranks.add(module.RANK)
+    assert len(ranks) == len(names)  # the order in which formats are asked is no accident of their names
     with pytest.raises(InputError, match='Did you mean "alpaca"'):
         registry.load("data.formats", "alpacca")
 
 
 def test_records_are_chats_except_text():
     assert isinstance(read("prompt_completion", {"input": "a", "output": "b"}), Chat)
+
+
+def test_a_row_of_a_format_has_one_of_its_signs_and_is_found_by_it():
+    """SIGNS are a short cut: rows drawn at random must be found as they are when every format is asked."""
+    rng = random.Random(0)
+    fields = sorted({field for module in all_formats().values() for field in module.FIELDS})
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "rating": 1}]
+    values = [
+        "x",
+        "good",
+        1,
+        None,
+        [],
+        ["a", "b"],
+        [1, 2],
+        turns,
+        turns[:1],
+        {"replies": []},
+        [{"text": "a", "score": 1}],
+    ]
+    found = set()
+    for _ in range(20000):
+        row = {field: rng.choice(values) for field in rng.sample(fields, rng.randint(1, 5))}
+        slow = next(((name, why) for name, m in all_formats().items() if (why := m.matches(row))), None)
+        assert best_match(row) == slow, row
+        found.add(slow and slow[0])
+    assert len(found) > 10
+
+
+def test_formats_that_are_alike_may_stand_in_one_file():
+    assert said(read("alpaca", {"instruction": "a", "response": "b"})) == [("user", "a"), ("assistant", "b")]
+    rated = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "rating": "bad"}]}
+    assert [type(r).__name__ for r in convert(rated, ORIGIN, "messages")] == ["Verdict"]
+    assert said(read("chatlog", {"messages": [U]})) == [("user", "x")]
+
+
+def test_stated_formats_are_read_whatever_the_row_looks_like():
+    (record,) = convert({"text": "t", "label": "spam"}, ORIGIN, "text", stated=True)
+    assert record == Text("t", ORIGIN, {"label": "spam"})
+
+
+def test_columns_name_fields_or_places():
+    assert check_columns({"text": 0, "label": "1"}, "data") == {"text": "0", "label": "1"}
+    items = [(1, {"0": "fine", "1": "1", "2": "z"}), (2, {"0": "dull"}), RowError(Origin("f", 3), None, "broken", "no")]
+    first, second, third = rows(items, "classification", "f", {"text": "0", "label": "1"}, {"1": "good"})
+    assert first == (1, {"2": "z", "text": "fine", "label": "good"})
+    assert (second.field, second.kind, second.origin.row) == ("1", "missing_field", 2)
+    assert third is items[2]
+    for wrong in ({"text": -1}, {"text": True}, {"text": 1.5}, ["text"]):
+        with pytest.raises(InputError, match="its place from 0"):
+            check_columns(wrong, "data")
+    with pytest.raises(InputError, match='Did you mean "label"'):
+        check_columns({"labl": 0}, "data")
+
+
+@pytest.mark.parametrize("value", [1, "1", 1.0, " 1 "])
+def test_labels_are_found_however_they_are_written(value):
+    labels = check_labels({0: "negative", 1: "positive"}, "data")
+    assert relabel({"text": "t", "label": value}, labels, ORIGIN) == {"text": "t", "label": "positive"}
+
+
+def test_named_labels_stand_for_those_the_file_names():
+    assert relabel({"label": 1, "label_text": "pos"}, {"1": "good"}, ORIGIN) == {"label": "good"}
+
+
+def test_system_prompts_under_either_name():
+    for row in ({"question": "q", "response": "x"}, {"instruction": "q", "output": "x"}, {"conversations": ["q", "x"]}):
+        record = convert({**row, "system": "", "system_prompt": "s"}, ORIGIN, best_match(row)[0])[0]
+        assert said(record) == [("system", "s"), ("user", "q"), ("assistant", "x")]
+        assert record.extra == {}
+
+
+def test_labels_of_truth_and_of_lists_and_unknown_ones():
+    labels = check_labels({True: "yes", "false": "no"}, "data")
+    assert relabel({"label": "True"}, labels, ORIGIN) == {"label": "yes"}
+    assert relabel({"labels": [False, True]}, labels, ORIGIN) == {"labels": ["no", "yes"]}
+    with pytest.raises(
+        RowError, match=r"row 7: field \"label\" is 2, which labels does not name \(it names true, false\)"
+    ):
+        relabel({"label": 2}, labels, ORIGIN)
+    with pytest.raises(RowError, match=r'field "label" .* is missing\. Did you mean "lable"'):
+        relabel({"lable": 2}, labels, ORIGIN)
+    with pytest.raises(InputError, match="what each label is called"):
+        check_labels(["a"], "data")
+
+
+def test_media_are_refused_not_left_out():
+    for name, row in (("messages", {"messages": [U]}), ("alpaca", {"instruction": "a", "output": "b"})):
+        with pytest.raises(RowError, match="only text is read") as e:
+            read(name, {**row, "images": ["a.png"]})
+        assert (e.value.field, e.value.kind) == ("images", "unsupported_part")
+        assert read(name, {**row, "images": []})
+
+
+def test_arguments_that_are_no_object_stay_as_written():
+    for written, read_as in (('{"a": 1}', {"a": 1}), ("", {}), ("look(", "look("), ('"5"', '"5"'), ("[1]", "[1]")):
+        call = {"function": {"name": "f", "arguments": written}}
+        made = read("messages", {"messages": [U, {"role": "assistant", "tool_calls": [call]}]}).messages
+        assert made[1]["tool_calls"][0]["function"]["arguments"] == read_as
+        assert read("messages", {"messages": made}).messages == made
+
+
+def test_records_of_one_row_are_numbered():
+    row = {"instruction": "a", "instances": [{"input": str(i), "output": "b"} for i in range(3)]}
+    assert [r.origin for r in convert(row, ORIGIN, "self_instruct")] == [Origin("data.jsonl", 7, i) for i in range(3)]

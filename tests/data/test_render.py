@@ -1,15 +1,20 @@
 """What is scored, derived by hand on a tokenizer of single letters, and on real tokenizers and templates."""
 
-import json
+import io
 import time
+import tracemalloc
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from tunesmith.data import columns, coverage
+from tunesmith.data import render as render_module
 from tunesmith.data.layout import end_tokens, lay_out
-from tunesmith.data.records import Chat, Origin, Text
+from tunesmith.data.records import Chat, Origin, Preference, Prompt, Text, Verdict
 from tunesmith.data.render import render
 from tunesmith.data.sources import load
+from tunesmith.data.tally import Tally, where
 from tunesmith.errors import InputError
 
 CHATML = (
@@ -50,7 +55,7 @@ def test_mask_by_hand(tokenizer):
     assert np.flatnonzero(examples.scored).tolist() == [10, 11, 12]
     assert notices == []
     assert examples.ids.dtype == np.int32
-    assert examples.origins == [Origin("d.jsonl", 1)]
+    assert list(examples.origins) == [Origin("d.jsonl", 1)]
 
 
 def test_every_trained_answer_and_only_those(tokenizer):
@@ -189,56 +194,99 @@ def test_characters_the_vocabulary_lacks_are_named_with_rows(tokenizer):
         render([Text("QaQb", Origin("t", 1))], tokenizer)
 
 
-# -- real tokenizers and templates
-
-CONVERSATION = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Hi"},
-    {"role": "assistant", "content": "Yo there."},
-    {"role": "user", "content": "Add 2 and 2"},
-    {"role": "assistant", "content": "It is [4] 😀"},
-]
-EXPECTED = {  # the scored text of each example, as the templates' authors have the model answer
-    "qwen2.5": ["Yo there.<|im_end|>It is [4] 😀<|im_end|>"],
-    "qwen3": ["<think>\n\n</think>\n\nYo there.<|im_end|>", "<think>\n\n</think>\n\nIt is [4] 😀<|im_end|>"],
-    "phi-4-base": ["Yo there.<|im_end|>It is [4] 😀<|im_end|>"],
-    "phi-4-mini": ["Yo there.<|end|><|endoftext|>", "It is [4] 😀<|end|><|endoftext|>"],
-    "gpt-oss": ["<|message|>Yo there.<|end|><|message|>It is [4] 😀<|end|>"],
-}
+ASK, YES, NO = ([{"role": r, "content": c}] for r, c in (("user", "a"), ("assistant", "yes"), ("assistant", "no")))
 
 
-def real(shared, template, tokenizer="qwen2.5-hf-rebuilt"):
-    """A real chat template on a real tokenizer that knows its special tokens."""
-    transformers = pytest.importorskip("transformers")
-    folder = shared / "chat_templates" / template
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    out = transformers.AutoTokenizer.from_pretrained(shared / "tokenizers" / tokenizer)
-    file = folder / "chat_template.jinja"
-    out.chat_template = file.read_text() if file.is_file() else config["chat_template"]
-    for key in ("bos_token", "eos_token"):
-        if config.get(key):
-            setattr(out, key, config[key])
-    special = [t["content"] for t in config["added_tokens_decoder"].values() if t["special"]]
-    out.add_special_tokens({"additional_special_tokens": special[:80]})
-    return out
+def test_other_kinds_are_rendered_as_the_conversations_they_hold(tokenizer):
+    records = [
+        Preference(ASK, [YES, NO], Origin("d.jsonl", 1)),
+        Verdict(ASK, NO, False, Origin("d.jsonl", 2)),
+        Prompt(ASK, Origin("d.jsonl", 3), "yes"),
+        Prompt(ASK, Origin("d.jsonl", 4)),
+    ]
+    examples, notices = render(records, tokenizer)
+    assert scored(examples, tokenizer) == ["yes<|im_end|>", "no<|im_end|>", "no<|im_end|>", "yes<|im_end|>"]
+    assert examples.record.tolist() == [0, 0, 1, 2]
+    assert [str(o) for o in examples.origins] == [f"d.jsonl, row {i}" for i in (1, 2, 3, 4)]
+    assert notices == [
+        "1 row left out: nothing to score (no answer, an empty one, or none that is trained) (d.jsonl, row 4)"
+    ]
 
 
-@pytest.mark.parametrize("tokenizer_name", ["qwen2.5-hf-rebuilt", "llama3-hf-rebuilt", "gpt2"])
-@pytest.mark.parametrize("name", EXPECTED)
-def test_real_templates(shared, name, tokenizer_name):
-    tokenizer = real(shared, name, tokenizer_name)
-    record = Chat(CONVERSATION, [m["role"] == "assistant" for m in CONVERSATION], Origin("d.jsonl", 1))
-    examples, _ = render([record], tokenizer)
-    assert scored(examples, tokenizer) == EXPECTED[name]
-    if len(EXPECTED[name]) == 1:  # the whole is what the template writes, nothing twice
-        assert whole(examples, tokenizer) == tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
+class Lazy(Sequence):
+    """Records that are made as they are asked for: a set larger than memory."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(self.n))]
+        if i >= self.n:
+            raise IndexError(i)
+        if i % 3 == 2:
+            return Text("some text " * (i % 7 + 2), Origin("t", i))
+        return chat(f"ask {i % 10 * 'q'}", "so " * (1 + i % 11), row=i)
 
 
-def test_a_real_template_without_an_end_of_turn_is_refused(shared):
-    record = Chat(CONVERSATION, [m["role"] == "assistant" for m in CONVERSATION], Origin("d.jsonl", 1))
-    with pytest.raises(InputError, match="ends no answer with a special token"):
-        render([record], real(shared, "nvidia-mistral"))
+def test_what_streams_through_files_is_what_memory_holds(tokenizer, monkeypatch, tmp_path):
+    expected, notices = render(list(Lazy(700)), tokenizer, 40)
+    monkeypatch.setattr(columns, "KEPT", 100)
+    examples, said = render(Lazy(700), tokenizer, 40, folder=tmp_path / "waiting")
+    for name in ("ids", "scored", "offsets", "record"):
+        assert np.array_equal(getattr(examples, name), getattr(expected, name))
+        assert getattr(examples, name).dtype == getattr(expected, name).dtype
+    assert list(examples.origins) == list(expected.origins)
+    assert examples.origins[5] == Origin("t", 5)
+    assert said == notices
+    base = examples.ids
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    assert list((tmp_path / "waiting").iterdir()) == []  # the files have no name, and go with the arrays
 
+
+def test_memory_does_not_grow_with_the_rows(tokenizer, monkeypatch):
+    monkeypatch.setattr(columns, "KEPT", 10_000)
+    monkeypatch.setattr(coverage, "_CHUNK", 10_000)
+    monkeypatch.setattr(render_module, "_BATCH", 16)  # one batch or two are there, as the threads have it
+    render(Lazy(300), tokenizer, 40)
+    peaks = []
+    for n in (300, 2700):
+        tracemalloc.start()
+        render(Lazy(n), tokenizer, 40)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2400 * 64  # 16 bytes an example stay, and an array's growth; a row's objects are 3,000
+
+
+def test_a_full_disk_is_one_sentence(tokenizer, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(columns, "KEPT", 10)
+    monkeypatch.setattr(columns, "_temporary", lambda folder: Full())
+    with pytest.raises(
+        InputError, match=r"do not fit on the disk \(No space left on device\); make room, or set TUNESMITH"
+    ):
+        render(Lazy(10), tokenizer)
+
+
+def test_rows_that_something_happened_to_are_counted_not_kept():
+    tally = Tally()
+    for row in (1, 1, 2, 3, 4, 5, 6, 7):
+        tally.add(Origin("a", row))
+    tally.add(Origin("b", 1))
+    assert str(tally) == "a, rows 1, 2, 3, 4, 5 and 3 more"
+    assert (tally.n, len(tally.first)) == (8, 5)
+    assert where([Origin("a", 4)]) == "a, row 4"
+
+
+# -- real tokenizers; their templates are compared in test_templates.py
 
 GEMMA_LIKE = (  # written here after the known behaviour: bos as text, alternation enforced, system merged, content trimmed
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\\n\\n' %}"
@@ -305,7 +353,48 @@ def test_the_small_real_model(shared):
     assert "cannot spell" in notices[0]
     assert all(c in notices[0] for c in "[]=")
     assert len(examples) == 4997  # two answers are empty, one begins beyond 512 tokens
-    layouts = lay_out(loaded.records[0], tokenizer, end_tokens(tokenizer))
+    (layouts,) = lay_out(loaded.records[:1], tokenizer, end_tokens(tokenizer))
     ((start_at, end, closed, turn),) = layouts[0].spans
     assert layouts[0].text[start_at:end] == " No<|end_story|>"
     assert (closed, turn) == (True, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama2", "llama3-hf-rebuilt", "minimind", "mistral-v0.2-hf", "phi-3-mini", "qwen2.5-hf-rebuilt"]
+)
+def test_a_span_s_tokens_are_those_that_its_characters_tell(shared, name):
+    """Any span of any text: the range asked for at its edges is what going through every token's characters gives."""
+    from transformers import AutoTokenizer
+
+    from tunesmith.data.explain import scored
+    from tunesmith.data.layout import encode, encode_spans
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / name)
+    rng = np.random.default_rng(0)
+    parts = [
+        "word",
+        " and",
+        "  ",
+        "\n\n",
+        "日本",
+        "🤗",
+        "é",
+        "e\u0301",
+        " x = 3.14;",
+        "\t",
+        "<|im_end|>",
+        "'s",
+        "Ω",
+        " ",
+        "👩‍👩‍👧",
+    ]
+    texts = ["".join(rng.choice(parts, rng.integers(1, 30))) for _ in range(150)]
+    spans = [[(*sorted(rng.integers(0, len(t) + 1, 2).tolist()), True, 0) for _ in range(10)] for t in texts]
+    found = encode_spans(texts, spans, tokenizer)
+    for wanted, (ids, starts, stops), (same, ranges) in zip(spans, encode(texts, tokenizer), found, strict=True):
+        assert ids.tolist() == same.tolist()
+        for span, (first, behind) in zip(wanted, ranges, strict=True):
+            mask = (starts < span[1]) & (stops > span[0])
+            if span[0] < span[1]:
+                assert np.flatnonzero(mask).tolist() == list(range(first, behind))
+                assert scored([span], starts, stops)[1] == [behind - 1 if behind else len(ids)]

@@ -4,12 +4,11 @@ import json
 import sys
 import time
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tunesmith.data.records import Chat, Text
+from tunesmith.data.records import Chat, Preference, Prompt, Text, Verdict
 from tunesmith.data.sources import check_objective, load, parse
 from tunesmith.errors import InputError
 
@@ -106,7 +105,7 @@ def test_columns_and_stated_format(write):
         ("b.json", '[{"text": "a"},\n{"text": "b"},\n{"text": c}]', "b.json, row 3: line 3 of the file is broken JSON"),
         ("b.json", '[{"text": "a"},\n{"text": "b"}', "b.json, row 3: line 2 of the file is broken JSON"),
         ("n.jsonl", '{"text": "a"}\n5\n', "n.jsonl, row 2: the row is a number, expected an object"),
-        ("n.json", '{"a": 1}', "n.json: the file holds an object, expected a list of rows"),
+        ("n.json", '{"a": 1}', "n.json: the file holds an object with the fields a, expected a list of rows"),
         ("u.jsonl", '{"text": "a"}\n{"text": "é"}'.encode("latin-1"), "u.jsonl, row 2: line 2 is not UTF-8 (byte 0xe9)"),
         ("c.csv", "text,b\nx,1\ny\n", "c.csv, row 2: line 3 has 1 values, the header has 2 (text, b)."),
         ("p.parquet", b"PAR1 no", "p.parquet: the file is no readable Parquet"),
@@ -161,6 +160,11 @@ def test_missing_files_name_the_nearest(write, tmp_path, monkeypatch):
             'columns names "promt", which no format reads. Did you mean "prompt"?',
         ),
         ({"path": "a", "columns": ["x"]}, '"columns" maps'),
+        ({"path": "a", "as": "caht"}, 'there is no kind of record "caht" (key "as"). Did you mean "chat"?'),
+        ({"path": "a", "labels": ["x"]}, '"labels" says what each label is called'),
+        ({"path": "a", "licence": 4}, '"licence" is 4, expected words'),
+        ({"path": "a", "name": ""}, "\"name\" is '', expected the config"),
+        ({"path": "a", "split": 3}, '"split" is 3, expected a name such as train'),
         (5, "expected a path or a mapping"),
         ([], "data names no source"),
     ],
@@ -186,7 +190,7 @@ def test_hub_without_the_extra_and_offline(monkeypatch):
 
     class Offline:
         @staticmethod
-        def load_dataset(name, split):
+        def load_dataset(name, config, split, streaming):
             raise ConnectionError("no route\nto host")
 
     monkeypatch.setitem(sys.modules, "datasets", Offline)
@@ -195,35 +199,61 @@ def test_hub_without_the_extra_and_offline(monkeypatch):
     assert "\n" not in str(e.value)
 
 
-def test_hub_rows(monkeypatch):
-    class Hub:
+class FakeHub:
+    """Stands for `datasets`: gives rows that tell how they were asked for, and counts how many were taken."""
+
+    def __init__(self, rows=1000):
+        self.rows, self.taken = rows, 0
+
+    def load_dataset(self, name, config, split, streaming):
+        rows = self.made(f"{name} {config} {split} {'streamed' if streaming else 'whole'}")
+        return rows if streaming else list(rows)
+
+    def made(self, text):
+        for i in range(self.rows):
+            self.taken += 1
+            yield {"text": f"{text} {i}"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "first", "name"),
+    [
+        ({"path": "org/name", "split": "test"}, "org/name None test whole 0", "org/name@test"),
+        ("org/name:main@test", "org/name main test whole 0", "org/name:main@test"),
+        ({"path": "org/name", "name": "main"}, "org/name main train whole 0", "org/name:main"),
+        ("org/name:main", "org/name main train whole 0", "org/name:main"),
+        ("org/name[10:20]", "org/name None train whole 10", "org/name"),
+        ({"path": "org/name", "split": "test[-1:]"}, "org/name None test whole 999", "org/name@test"),
+    ],
+)
+def test_hub_rows(monkeypatch, entry, first, name):
+    monkeypatch.setitem(sys.modules, "datasets", FakeHub())
+    monkeypatch.setattr("tunesmith.model.loading.unreachable", lambda name: True)
+    record = load(entry).records[0]
+    assert (record.text, record.origin.file) == (first, name)
+
+
+def test_the_first_rows_of_a_hub_set_are_streamed_and_no_others_fetched(monkeypatch):
+    hub = FakeHub()
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    monkeypatch.setattr("tunesmith.model.loading.unreachable", lambda name: False)
+    records = load("org/name[:5]").records
+    assert [r.text for r in records] == [f"org/name None train streamed {i}" for i in range(5)]
+    assert [r.origin.row for r in records] == [1, 2, 3, 4, 5]
+    assert hub.taken == 5
+
+
+def test_a_hub_set_of_several_configs_asks_for_one(monkeypatch):
+    class Several:
         @staticmethod
-        def load_dataset(name, split):
-            return [{"text": f"{name} {split}"}]
+        def load_dataset(name, config, split, streaming):
+            raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['a', 'b']")
 
-    monkeypatch.setitem(sys.modules, "datasets", Hub)
-    assert load({"path": "org/name", "split": "test"}).records[0].text == "org/name test"
-
-
-def test_weights_repeat_and_sample_rows(write):
-    three = write("three.jsonl", [{"text": f"a{i}"} for i in range(5)])
-    half = write("half.jsonl", [{"text": f"b{i}"} for i in range(10)])
-    loaded = load([{"path": three, "weight": 3}, {"path": half, "weight": 0.5}])
-    rows = np.arange(15)
-    first, second = loaded.epoch(rows, seed=1, epoch=0), loaded.epoch(rows, seed=1, epoch=1)
-    assert np.array_equal(np.sort(first[first < 5]), np.repeat(np.arange(5), 3))
-    assert len(first[first >= 5]) == 5
-    both = np.concatenate([first[first >= 5], second[second >= 5]])
-    assert np.array_equal(np.sort(both), np.arange(5, 15))  # the second epoch takes the other half
-    assert np.array_equal(loaded.epoch(rows, 1, 0), first)
-    assert not np.array_equal(loaded.epoch(rows, 2, 0), first)
-    assert set(loaded.epoch(np.array([0, 7]), 0).tolist()) == {0, 7}  # never less than one row of a source
-
-
-def test_fractional_weight_above_one(write):
-    loaded = load({"path": write("a.jsonl", [{"text": str(i)} for i in range(4)]), "weight": 2.5})
-    counts = np.bincount(loaded.epoch(np.arange(4), 0))
-    assert sorted(counts.tolist()) == [2, 2, 3, 3]
+    monkeypatch.setitem(sys.modules, "datasets", Several)
+    with pytest.raises(InputError, match=r"Config name is missing\. Say which one you mean: org/name:CONFIG\."):
+        load("org/name")
+    with pytest.raises(InputError, match=r'its config is "a", but name says "b"; keep one'):
+        load({"path": "org/name:a", "name": "b"})
 
 
 def test_objective_that_cannot_read_the_rows(write):
@@ -233,6 +263,64 @@ def test_objective_that_cannot_read_the_rows(write):
         InputError, match=r"t.jsonl holds text rows; the objective sft reads chat\. .*--objective pretrain"
     ):
         check_objective(loaded, "sft", (Chat,))
+
+
+PREFERENCE = {"prompt": "why?", "chosen": "so", "rejected": "no"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reads", "remedy"),
+    [
+        (PREFERENCE, (Chat,), "Read it as one with `as: chat` in its data entry (the best answer to each prompt)."),
+        (PREFERENCE, (Verdict,), "`as: verdict` in its data entry (its best answers good, the others bad)."),
+        (
+            {"prompt": "why?", "completion": "so", "label": True},
+            (Chat,),
+            "`as: chat` in its data entry (its good answers).",
+        ),
+        ({"prompt": "why?", "completion": "so"}, (Prompt,), "`as: prompt` in its data entry (its last answers as"),
+        ({"prompt": "why?", "completion": "so"}, (Preference,), "Give rows with prompt, chosen and rejected."),
+        (
+            {"prompt": "why?", "completion": "so"},
+            (Verdict,),
+            "Give rows with prompt, completion and a true or false label.",
+        ),
+        ({"text": "so"}, (Preference,), "reads preference. Give rows with questions and answers."),
+    ],
+)
+def test_rows_an_objective_cannot_read_come_with_a_remedy(write, row, reads, remedy):
+    loaded = load(write("rows.jsonl", [row]))
+    with pytest.raises(InputError) as e:
+        check_objective(loaded, "some", reads)
+    assert remedy in str(e.value)
+    assert "rows.jsonl holds" in str(e.value)
+
+
+def test_rows_read_as_another_kind(write):
+    path = write("rows.jsonl", [PREFERENCE, PREFERENCE])
+    chats = load({"path": path, "as": "chat", "licence": "CC BY 4.0"})
+    assert [[m["content"] for m in r.messages] for r in chats.records] == [["why?", "so"]] * 2
+    assert (chats.kinds, chats.sources[0].licence) == ({"chat"}, "CC BY 4.0")
+    assert "2 rows of the format preference (has chosen and rejected with prompt), read as 2 chat" in chats.notices[0]
+    check_objective(chats, "sft", (Chat,))
+    verdicts = load({"path": path, "as": "verdict"})
+    assert [(r.good, r.origin.row) for r in verdicts.records] == [(True, 1), (False, 1), (True, 2), (False, 2)]
+    assert [list(load({"path": path, "as": kind}).kinds) for kind in ("prompt", "preference")] == [
+        ["prompt"],
+        ["preference"],
+    ]
+    with pytest.raises(InputError, match=r"rows\.jsonl, row 1: a preference row cannot be read as text; give rows"):
+        load({"path": path, "as": "text"})
+
+
+def test_labels_are_called_as_asked(write):
+    path = write("s.jsonl", [{"text": "fine", "label": 1}, {"text": "bad", "label": 0}])
+    loaded = load({"path": path, "labels": {0: "negative", 1: "positive"}})
+    assert [r.messages[1]["content"] for r in loaded.records] == ["positive", "negative"]
+    with pytest.raises(
+        InputError, match=r's\.jsonl, row 2: field "label" is 0, which labels does not name \(it names 1\)'
+    ):
+        load({"path": path, "labels": {1: "positive"}})
 
 
 def test_extra_fields_are_kept_and_said(write):
@@ -259,7 +347,7 @@ def test_a_hundred_thousand_rows_in_seconds(write):
         ("llamafactory/reason_tool_use_demo_50.jsonl", "messages", 50),
         ("llamafactory/c4_demo.jsonl", "text", 300),
         ("fastchat/dummy_conversation.json", "sharegpt", 500),
-        ("litgpt_fixtures/dolly.json", "alpaca", 12),
+        ("litgpt_fixtures/dolly.json", "dolly", 12),
         ("litgpt_fixtures/longform_train.json", "prompt_completion", 17),
         ("open_instruct/sft_sample.jsonl", "messages", 100),
     ],

@@ -169,6 +169,35 @@ def test_default_metrics_say_why(byte_tokenizer):
     assert names(Text("once", Origin("t", 1))) == (["perplexity"], "perplexity only: the rows hold no references")
 
 
+def test_prompts_are_measured_against_their_reference(model_folder, rows_file, byte_model, byte_tokenizer):
+    data = rows_file({"prompt": "hi", "reference": "hello"}, {"prompt": "how?", "reference": "well"})
+    found = tunesmith.evaluate(str(model_folder), data=data)["metrics"]
+    nll, tokens = plain_nll(
+        byte_model, byte_tokenizer, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "hello<|im_end|>"
+    )
+    assert {name: m["n"] for name, m in found.items()} == {"exact_match": 2, "perplexity": 2}
+    first = tunesmith.evaluate(str(model_folder), data=data, metrics=["perplexity"], limit=1)["metrics"]
+    assert first["perplexity"]["value"] == pytest.approx(math.exp(nll / tokens), rel=1e-5)
+    ruled = rows_file({"prompt": "hi", "check": {"rule": "contains", "texts": ["hello"]}})
+    assert list(tunesmith.evaluate(str(model_folder), data=ruled)["metrics"]) == ["rule"]
+    with pytest.raises(InputError, match="nothing to measure: no row has an answer, a reference or a rule"):
+        tunesmith.evaluate(str(model_folder), data=rows_file({"prompt": "hi"}))
+
+
+def test_pairs_and_verdicts_are_answered_but_not_measured(model_folder, rows_file):
+    pairs = {"prompt": "hi", "chosen": "hello", "rejected": "no"}
+    verdicts = {"prompt": "hi", "completion": "hello", "label": False}
+    (alone,) = tunesmith.generate(str(model_folder), prompt="hi", max_new_tokens=4)["answers"]
+    for row, kind in ((pairs, "preference"), (verdicts, "verdict")):
+        data = rows_file(row)
+        with pytest.raises(InputError, match=f"holds {kind} rows, and metrics measure chat, prompt, text rows"):
+            tunesmith.evaluate(str(model_folder), data=data)
+        (one,) = tunesmith.generate(str(model_folder), data=data, max_new_tokens=4)["answers"]
+        assert one == alone | {"file": data, "row": 1}
+    found = tunesmith.evaluate(str(model_folder), data={"path": rows_file(pairs), "as": "chat"}, metrics=["perplexity"])
+    assert found["metrics"]["perplexity"]["n"] == 1
+
+
 def test_answer_length_by_hand(byte_tokenizer):
     def length(*rows):
         return answer_length(make_items(rows, byte_tokenizer), byte_tokenizer)

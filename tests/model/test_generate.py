@@ -235,7 +235,7 @@ def test_encode_prompts_is_the_template_and_nothing_more(tokenizer):
 
 def test_a_template_that_refuses_a_chat_is_one_sentence(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no system role') }}")
-    with pytest.raises(InputError, match=r"prompt 1: .* refuses this conversation: no system role"):
+    with pytest.raises(InputError, match=r"prompt 1: .* refuses this conversation \(no system role\)"):
         encode_prompts(tokenizer, [([{"role": "system", "content": "x"}], None)])
 
 

@@ -260,7 +260,7 @@ def test_inputs_are_refused_before_weights_load(train, rows_file, tiny_folder, t
     one.write_text(json.dumps({"instruction": "a", "output": "b"}) + "\n")
     for words, settings, arguments in (
         ("reads chat. Train on plain text with --objective pretrain", (), {"data": str(text)}),
-        ("text.jsonl, row 1: validation holds text rows", (f"validation.path={text}",), {}),
+        ("text.jsonl holds text rows; the objective sft reads chat", (f"validation.path={text}",), {}),
         ("rule.jsonl, row 1:", (f"validation.path={bad}", "evaluate=[rule]"), {}),
         ("no row could be held out", ("evaluate=[perplexity]",), {"data": str(one)}),
         ("max_length 5: every one begins beyond it", ("train.max_length=5",), {}),

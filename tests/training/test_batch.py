@@ -8,7 +8,7 @@ import torch
 
 from builders import random_examples
 from tunesmith.data.records import Examples, Origin
-from tunesmith.training.batch import collate, epoch_order, examples_of, microbatches, pack, steps_of_epoch
+from tunesmith.training.batch import collate, epoch_order, microbatches, pack, steps_of_epoch
 from tunesmith.training.links import Cluster
 
 
@@ -75,9 +75,3 @@ def test_the_order_depends_on_seed_and_epoch_alone(epoch):
     assert order.tolist() == epoch_order(50, 7, epoch).tolist()
     assert order.tolist() != epoch_order(50, 7, epoch + 1).tolist()
     assert order.tolist() != epoch_order(50, 8, epoch).tolist()
-
-
-def test_examples_of_records():
-    """Record 0 made examples 0 and 1, record 1 none, record 2 example 2; a record asked twice gives its examples twice."""
-    made = Examples(np.zeros(3, np.int32), np.zeros(3, bool), np.arange(4), np.array([0, 0, 2]), [])
-    assert examples_of(made, np.array([2, 1, 0, 2])).tolist() == [2, 0, 1, 2]

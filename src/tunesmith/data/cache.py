@@ -15,15 +15,18 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from datetime import datetime
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tunesmith.data.layout import CLOCK
-from tunesmith.data.records import Examples, Record, Text
+from tunesmith.data.lazy import Origins
+from tunesmith.data.records import Examples, Record
 from tunesmith.data.render import Score, render
 
 MOST_BYTES = 20 * 10**9  # of all entries, and at most a tenth of the disk; the least recently used are dropped
@@ -37,7 +40,8 @@ _ARRAYS = (
     ("scored", np.dtype("?")),
 )
 _ALIGNED = 64
-_RENDERERS = ("render.py", "layout.py", "coverage.py")  # whose code is part of the key: what they do may change
+# Whose code is part of the key: what they do may change.
+_RENDERERS = ("render.py", "layout.py", "coverage.py", "sandbox_child.py", "tally.py", "kinds.py", "content.py")
 
 
 def rendered(
@@ -59,7 +63,7 @@ def rendered(
         found, said = None, [f"the cached tokens {file} are damaged ({_reason(e)}): the data is rendered anew"]
     if found is not None:
         return *found, said
-    examples, notices = render(records, tokenizer, max_length, score)
+    examples, notices = render(records, tokenizer, max_length, score, file.parent)
     if len(examples.ids) >= LEAST_TOKENS and moment == _moment(tokenizer):  # it was one day all the time
         said += _keep(file, examples, notices)
     return examples, notices, said
@@ -95,16 +99,15 @@ def key(records: Sequence[Record], tokenizer: Any, max_length: int | None, score
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(backend.to_str().encode("utf-8", "surrogatepass"))
-    for start in range(0, len(records), 1000):
-        # Version 0 of marshal has no references between objects: equal content gives equal bytes.
-        digest.update(marshal.dumps([_content(r) for r in records[start : start + 1000]], 0))
+    going = iter(records)
+    while some := [_content(record) for record in islice(going, 1000)]:
+        digest.update(marshal.dumps(some, 0))  # version 0 has no references between objects: equal content, equal bytes
     return digest.hexdigest()
 
 
 def _content(record: Record) -> tuple[Any, ...]:
-    if isinstance(record, Text):
-        return (record.text, record.origin.file, record.origin.row)
-    return (record.messages, record.trained, record.tools, record.origin.file, record.origin.row)
+    said = [getattr(record, field.name) for field in fields(record) if field.name not in ("origin", "extra")]
+    return (type(record).__name__, *said, record.origin.file, record.origin.row, record.origin.part)
 
 
 def _moment(tokenizer: Any) -> list[str]:
@@ -139,7 +142,7 @@ def _read(file: Path, records: Sequence[Record]) -> tuple[Examples, list[str]] |
         arrays[name], at = mapped[at:stop].view(dtype), stop
     with contextlib.suppress(OSError):
         os.utime(file)  # it was used now
-    return Examples(**arrays, origins=[record.origin for record in records]), facts["notices"]
+    return Examples(**arrays, origins=Origins(records)), facts["notices"]
 
 
 def _keep(file: Path, examples: Examples, notices: list[str]) -> list[str]:

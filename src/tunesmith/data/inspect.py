@@ -1,204 +1,207 @@
 """`tunesmith data inspect`: what a data set is and everything that is wrong with it, row by row, without stopping."""
 
-import json
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tunesmith.data import detect, files
-from tunesmith.data.formats._common import RowError, answers
-from tunesmith.data.records import Chat, Origin, Record, Text
-from tunesmith.data.sources import Source, parse
+from tunesmith.data.checks import answers, encoding, personal, tools, turns
+from tunesmith.data.checks.duplicates import Duplicates
+from tunesmith.data.checks.found import Found, masked
+from tunesmith.data.checks.items import item
+from tunesmith.data.checks.labels import Labels
+from tunesmith.data.checks.languages import Languages
+from tunesmith.data.checks.lengths import Lengths
+from tunesmith.data.checks.sample import Sample
+from tunesmith.data.checks.schema import Schema
+from tunesmith.data.checks.tokens import SAMPLE, measure, source_of
+from tunesmith.data.formats._common import RowError
+from tunesmith.data.kinds import as_kind
+from tunesmith.data.records import KINDS, Origin, Record
+from tunesmith.data.sources import Source, parse, places
 from tunesmith.errors import InputError
 
-Problem = dict[str, Any]
-_PROMPTS = ("instruction", "prompt", "question", "query", "input")
-_ANSWERS = ("output", "completion", "response", "answer")
+_CHECKS = (turns.check, tools.check, encoding.check, answers.check, personal.check)
+_LOOKED_AT, _PATIENCE = 20, 10_000  # good rows from which the format is told, and broken ones before them
+Row = tuple[int, dict[str, Any]]
 
 
-def inspect(entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str, model: str | None) -> dict[str, Any]:
-    """Return {"sources": [{"path", "format", "rows", "problems": [{"row", "field", "kind", "message"}]}], "tokens"}.
+def inspect(
+    entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str,
+    model: str | None = None,
+    max_length: int | None = None,
+    sample: int = SAMPLE,
+    limits: bool = True,
+    tell: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
+    """Return {"sources": [{"path", "source", "format", "why", "rows", "records", "kinds", "fields", "labels", "languages", "characters",
+    "problems", "counts", "more", "error"}], "tokens"}.
 
-    One entry per file. Rows count from 1 (JSONL: the line; `row` is null where the whole file is meant). `tokens` tells
-    the lengths under `model`'s tokenizer and template: {"model", "examples", "min", "median", "p95", "max", "total",
-    "scored", "scored_share", "notices"}, {"model", "error"} where nothing can be rendered, null without a model.
-    InputError only where there is no such file or model.
+    One entry per file, read row by row in flat memory. Rows count from 1 (JSONL: the line). A problem is {"row" (null: the
+    whole file), "field", "kind", "severity", "message", "sample", "remedy"}; at most 1,000 of a kind are listed, `counts`
+    has all of them by kind, `more` those not listed. `error` is a sentence where the file cannot be read at all, else null.
+    `tokens` are the lengths under `model`'s tokenizer and template (checks.tokens.measure), null without a model: of a
+    sample where there are more than `sample` rows; `limits`: whether answers beyond max_length, or the model's context, are
+    problems. `tell` hears how far it is. InputError only where there is no such file or model.
     """
-    sources = parse(entries)
-    expanded = [files.expand(source.path, source.split)[0] for source in sources]
-    reports, records = [], []
-    for source, found in zip(sources, expanded, strict=True):
-        for file in found:
-            report, good = _inspect_file(file, source)
-            reports.append(report)
-            records += good
-    return {"sources": reports, "tokens": None if model is None else token_lengths(records, model)}
+    if model is not None:
+        source_of(model)  # what is wrong with it is said before the files are read
+    found: list[tuple[dict[str, Any], Found]] = []
+    duplicates = Duplicates()
+    kept: Sample[Record] | None = None if model is None else Sample(sample)
+    for source, file in _files(parse(entries)):
+        problems = Found()
+        duplicates.begin(str(file), problems)
+        found.append((_inspect_file(file, source, problems, duplicates, kept, tell), problems))
+    tokens = None
+    if model is not None and kept and kept.seen:
+        tokens, notes = measure(kept, model, max_length, limits)
+        by_file = {report["path"]: problems for report, problems in found}
+        known = {(file, p["row"]) for file, problems in by_file.items() for p in problems.listed["special_token"]}
+        for origin, kind, message, excerpt in notes:
+            if kind != "special_token" or (origin.file, origin.row) not in known:
+                by_file[origin.file].add(kind, origin.row, None, message, excerpt)
+    for report, problems in found:
+        report |= {"problems": problems.problems(), "counts": dict(problems.counts), "more": problems.more()}
+    return {"sources": [report for report, _ in found], "tokens": tokens}
 
 
-def _inspect_file(file: Path | str, source: Source) -> tuple[dict[str, Any], list[Record]]:
-    problems: list[Problem] = []
-    records: list[Record] = []
-    name, count = None, 0
-    try:
-        table = files.read(file, source.split)
-        problems += [_problem(error) for error in table.broken]
-        count = len(table.rows) + len(table.broken)
-        rows = _renamed(table, source.columns or {}, problems)
-        if rows:
-            name = source.format or detect.detect(rows, table.file)[0]
-        for number, row in rows:
-            try:
-                record = detect.convert(row, Origin(table.file, number), str(name), source.format is not None)
-            except RowError as error:
-                problems.append(_problem(error))
-                continue
-            records.append(record)
-            problems += check_record(record, row)
-    except RowError as error:  # of the whole file: no format, no UTF-8, empty
-        problems.append(_problem(error))
-    problems += _duplicates(records)
-    problems.sort(key=lambda p: p["row"] or 0)
-    return {"path": str(file), "format": name, "rows": count, "problems": problems}, records
-
-
-def _renamed(table: files.Table, columns: dict[str, str], problems: list[Problem]) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, row in table.rows:
-        try:
-            rows.append((number, detect.rename(row, columns, Origin(table.file, number))))
-        except RowError as error:
-            problems.append(_problem(error))
-    return rows
-
-
-def _problem(error: RowError) -> Problem:
-    return {"row": error.origin.row or None, "field": error.field, "kind": error.kind, "message": error.message}
-
-
-def check_record(record: Record, row: dict[str, Any]) -> list[Problem]:
-    """Return what is wrong with one record's content: empty turns, the order of roles, tool answers to no call."""
-
-    def problem(field: str, kind: str, message: str) -> Problem:
-        return {"row": record.origin.row, "field": field, "kind": kind, "message": message}
-
-    if isinstance(record, Text):
-        return [] if record.text.strip() else [problem("text", "empty_text", "the text is empty.")]
-    found = []
-    roles = [m["role"] for m in record.messages]
-    for i, message in enumerate(record.messages):
-        where, turn = _field(record, row, i), f"turn {i + 1} ({roles[i]})"
-        if roles[i] == "assistant" and not answers(message):
-            found.append(problem(where, "empty_answer", f"{turn} is an empty answer; it is not trained on."))
-        elif roles[i] == "user" and not str(message["content"]).strip():
-            found.append(problem(where, "empty_prompt", f"{turn} is empty."))
-        wrong = _wrong_order(roles[:i], roles[i])
-        if roles[i] == "tool" and not (i and (roles[i - 1] == "tool" or record.messages[i - 1].get("tool_calls"))):
-            found.append(problem(where, "orphan_tool", f"{turn} answers no tool call."))
-        elif wrong:
-            found.append(problem(where, "role_order", f"{turn} {wrong}."))
-    last = _field(record, row, len(roles) - 1)
-    if "assistant" not in roles:
-        found.append(
-            problem(last, "no_answer", "the conversation has no assistant turn, so there is nothing to train on.")
+def refuse_unreadable(report: Mapping[str, Any]) -> None:
+    """InputError where an inspected file could not be read at all."""
+    errors = [source["error"] for source in report["sources"] if source["error"]]
+    if errors:
+        more = (
+            f" ({len(errors) - 1} more file{'s' * (len(errors) > 2)} cannot be read either.)" if len(errors) > 1 else ""
         )
-    elif roles[-1] in ("user", "system"):
-        found.append(problem(last, "ends_without_answer", f"the last turn is the {roles[-1]}'s."))
-    return found
+        raise InputError(errors[0] + more)
 
 
-def _field(chat: Chat, row: dict[str, Any], turn: int) -> str:
-    """Return the row's own field that turn `turn` came from."""
-    listed = next((f for f in ("messages", "conversations", "conversation") if f in row), None)
-    if listed:
-        prepended = chat.messages[0]["role"] == "system" and bool(row.get("system"))
-        return f"{listed}[{turn - prepended}]"
-    if chat.messages[turn]["role"] == "system":
-        return "system"
-    if turn < len(chat.messages) - 2:
-        return "history"
-    names = _ANSWERS if turn == len(chat.messages) - 1 else _PROMPTS
-    return next((f for f in names if f in row), names[0])
+def _files(sources: Sequence[Source]) -> Iterator[tuple[Source, files.Place]]:
+    """Yield every file; of a folder those of its other splits too, for a prompt must not be in two of them."""
+    expanded = [(source, places(source)[0]) for source in sources]  # a missing file is said before any is read
+    for source, found in expanded:
+        if source.split == "train" and Path(source.path).expanduser().is_dir():
+            for split in ("validation", "test"):
+                with contextlib.suppress(InputError):  # the folder has none
+                    found += [place for place in places(replace(source, split=split))[0] if place not in found]
+        yield from ((source, place) for place in found)
 
 
-def _wrong_order(before: list[str], role: str) -> str | None:
-    if role == "system" and before:
-        return "is a system turn that is not the first"
-    if role == "assistant" and not {"user", "tool"} & set(before):
-        return "answers before anyone asked"
-    if role in ("user", "assistant") and before[-1:] == [role]:
-        return f"follows another {role} turn"
-    return None
-
-
-def _duplicates(records: list[Record]) -> list[Problem]:
-    first: dict[str, Origin] = {}
-    found = []
-    for record in records:
-        said = record.text if isinstance(record, Text) else json.dumps([record.messages, record.tools], sort_keys=True)
-        earlier = first.setdefault(said, record.origin)
-        if earlier is not record.origin:
-            message = f"the row says exactly what row {earlier.row} says."
-            found.append({"row": record.origin.row, "field": None, "kind": "duplicate", "message": message})
-    return found
-
-
-def token_lengths(records: list[Record], model: str) -> dict[str, Any]:
-    """Return the lengths of the records' examples in tokens under `model`'s tokenizer and chat template."""
-    from tunesmith.data.render import render
-    from tunesmith.model.loading import load_tokenizer, resolve
-
-    source = resolve(model)
+def _inspect_file(
+    file: files.Place,
+    source: Source,
+    found: Found,
+    duplicates: Duplicates,
+    kept: Sample[Record] | None,
+    tell: Callable[[str], object] | None,
+) -> dict[str, Any]:
+    """Return what one file is; its problems go to `found`."""
+    report: dict[str, Any] = {
+        "path": str(file),
+        "source": source.path,
+        "format": None,
+        "why": None,
+        "rows": 0,
+        "records": 0,
+        "error": None,
+    }
+    schema, sets = Schema(), (Labels(), Languages(), Lengths())
+    kinds: Counter[str] = Counter()
     try:
-        tokenizer, notices = load_tokenizer(source)
-        examples, said = render(records, tokenizer)
-    except InputError as error:  # the rows are still worth telling about
-        return {"model": model, "error": str(error)}
-    lengths = examples.lengths
-    p95 = int(np.percentile(lengths, 95, method="higher"))
-    return {
-        "model": model,
-        "examples": len(examples),
-        "min": int(lengths.min()),
-        "median": float(np.median(lengths)),
-        "p95": p95,
-        "max": int(lengths.max()),
-        "total": int(lengths.sum()),
-        "scored": int(examples.scored.sum()),
-        "scored_share": float(examples.scored.mean()),
-        "notices": notices + said,
+        for number, row, made in _converted(
+            _rows(_counted(file, report, tell), source, report, found), source, report, found
+        ):
+            schema.see(number, row)
+            for record in made:
+                kinds[KINDS[type(record)]] += 1
+                one = item(number, row, record)
+                for check in _CHECKS:
+                    check(one, found)
+                for state in (duplicates, *sets):
+                    state.see(one)
+                if kept:
+                    kept.see(record, len(one.text))
+    except RowError as error:  # of the whole file: no format, no UTF-8, empty
+        _broken(error, found)
+        report["error"] = str(error)
+    except InputError as error:  # of the system, or the hub
+        found.add("unreadable", None, None, str(error))
+        report["error"] = str(error)
+    schema.end(found, detect.all_formats()[report["format"]].FIELDS if report["format"] else ())
+    duplicates.end()
+    for state in sets:
+        state.end(found)
+    labels, languages, lengths = sets
+    return report | {
+        "records": kinds.total(),
+        "kinds": dict(kinds),
+        "fields": schema.fields(),
+        "labels": labels.counts(),
+        "languages": languages.shares(),
+        "characters": lengths.summary(),
     }
 
 
-def print_inspection(report: dict[str, Any], console: Any, most: int = 20) -> None:
-    """Print an inspection for people on a rich console: files, problems (the first `most` per file), lengths."""
-    from rich.markup import escape
-    from rich.table import Table
+def _converted(
+    rows: Iterator[Row], source: Source, report: dict[str, Any], found: Found
+) -> Iterator[tuple[int, dict[str, Any], list[Record]]]:
+    """Yield the rows with their records; those that make none are noted."""
+    stated = source.format is not None
+    for number, row in rows:
+        try:
+            made = detect.convert(row, Origin(report["path"], number), report["format"], stated)
+            if source.kind:
+                made = [r for record in made for r in as_kind(record, source.kind)]
+        except RowError as error:
+            _broken(error, found)
+        else:
+            yield number, row, made
 
-    for source in report["sources"]:
-        problems = source["problems"]
-        color = "green" if not problems else "yellow"
-        state = "no problems" if not problems else f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
-        name = source["format"] or "format unknown"
-        console.print(f"[bold]{escape(source['path'])}[/]: {source['rows']:,} rows, {name}, [{color}]{state}[/]")
-        if problems:
-            table = Table("row", "field", "kind", "what", box=None, padding=(0, 2))
-            for p in problems[:most]:
-                table.add_row(str(p["row"] or "-"), escape(p["field"] or "-"), p["kind"], escape(p["message"]))
-            console.print(table)
-            if len(problems) > most:
-                console.print(f"… and {len(problems) - most:,} more (--json lists all)")
-    tokens = report["tokens"]
-    if tokens is None:
-        return
-    if "error" in tokens:
-        console.print(f"[red]{escape(tokens['error'])}[/]")
-        return
-    console.print(
-        f"tokens with {escape(tokens['model'])}: {tokens['examples']:,} examples, {tokens['min']}-{tokens['max']:,} long "
-        f"(median {tokens['median']:g}, 95% up to {tokens['p95']:,}), {tokens['total']:,} in all, "
-        f"{tokens['scored_share']:.0%} of them scored"
-    )
-    for notice in tokens["notices"]:
-        console.print(f"[yellow]note:[/] {escape(notice)}")
+
+def _counted(
+    file: files.Place, report: dict[str, Any], tell: Callable[[str], object] | None
+) -> Iterator[Row | RowError]:
+    for one in files.stream(file):
+        report["rows"] += 1
+        if tell and report["rows"] % 5000 == 0:
+            tell(f"{report['path']}: {report['rows']:,} rows")
+        yield one
+
+
+def _rows(items: Iterator[Row | RowError], source: Source, report: dict[str, Any], found: Found) -> Iterator[Row]:
+    """Yield the rows as `convert` takes them, those that cannot be read noted; the format is told from the first good ones."""
+    name = report["path"]
+    head: list[Row | RowError] = []
+    good: list[Row] = []
+    for one in items:
+        head.append(one)
+        if not isinstance(one, RowError):
+            good.append(one)
+        if len(good) == _LOOKED_AT or len(head) == _PATIENCE:
+            break
+    columns = source.columns or {}
+    if good and source.format is not None:
+        report |= {"format": source.format, "why": "stated by you"}
+    elif good:
+        first = [one for one in detect.rows(good, "text", name, columns) if not isinstance(one, RowError)]
+        try:
+            report["format"], report["why"] = detect.detect(first or good, name)
+        except RowError:
+            for one in chain(head, items):  # to count them all
+                if isinstance(one, RowError):
+                    _broken(one, found)
+            raise
+    every = chain(head, items)
+    for one in detect.rows(every, report["format"], name, columns, source.labels) if good else every:
+        if isinstance(one, RowError):
+            _broken(one, found)
+        else:
+            yield one
+
+
+def _broken(error: RowError, found: Found) -> None:
+    found.add(error.kind, error.origin.row or None, error.field, masked(error.message))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.data.records import Chat, Message, Origin
-from tunesmith.errors import InputError
+from tunesmith.data import sandbox
+from tunesmith.data.records import Chat, Message
 
-CLOCK = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)|strftime_now is (?:not )?defined""")
+CLOCK = re.compile(r"""strftime_now\s*\(\s*(["'])([^"'\n]{0,100})\1\s*\)|strftime_now is (?:not )?defined""")
 """How a template asks for the date, with its format; and how it asks whether it can."""
+
+Span = tuple[int, int, bool, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Layout:
     """
 
     text: str
-    spans: list[tuple[int, int, bool, int]]
+    spans: list[Span]
 
 
 def end_tokens(tokenizer: Any) -> tuple[str, ...]:
@@ -59,56 +61,51 @@ def template(tokenizer: Any) -> str | None:
 
 
 def chat_text(
-    messages: list[Message], tools: list[dict[str, Any]] | None, tokenizer: Any, origin: Origin, prompt: bool = False
+    messages: list[Message], tools: list[dict[str, Any]] | None, tokenizer: Any, origin: object, prompt: bool = False
 ) -> str:
     """Return the template's rendering (with the generation prompt if `prompt`); InputError with the row if it refuses."""
-    try:
-        text: str = tokenizer.apply_chat_template(
-            messages, tools=tools, chat_template=template(tokenizer), tokenize=False, add_generation_prompt=prompt
-        )
-    except Exception as error:  # a template is a program: it raises what it likes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        roles = ", ".join(m["role"] for m in messages[:6]) + (", …" if len(messages) > 6 else "")
-        raise InputError(
-            f"{origin}: the model's chat template refuses this conversation ({reason}); its roles are {roles}. "
-            "Change the row, or use a model whose template takes it."
-        ) from error
-    return text
+    return sandbox.text(sandbox.Job(messages, tools, prompt, origin), tokenizer, template(tokenizer))
 
 
-def lay_out(chat: Chat, tokenizer: Any, ends: tuple[str, ...]) -> list[Layout]:
-    """Return the examples a Chat makes: one, or one per trained answer where the template rewrites history.
+def chat_texts(chats: Iterable[Chat], tokenizer: Any) -> Iterator[str]:
+    """Yield each conversation's rendering, as chat_text does one."""
+    return sandbox.run(
+        (sandbox.Job(c.messages, c.tools, False, c.origin) for c in chats), tokenizer, template(tokenizer)
+    )
+
+
+def lay_out(chats: Iterable[Chat], tokenizer: Any, ends: tuple[str, ...]) -> Iterator[list[Layout]]:
+    """Yield the examples each Chat makes: one, or one per trained answer where the template rewrites history.
 
     An answer is found by rendering turn by turn: it is what the rendering up to and including it has beyond the
     rendering before it with the generation prompt (beyond their common prefix, where the template changes that
     prompt), without the white space after its end-of-turn token. What follows the last trained answer is left out.
     """
-    answers = [i for i, trained in enumerate(chat.trained) if trained and i]
-    upto: list[str] = []
-    spans: list[tuple[int, int, bool, int]] = []
-    for k in answers:
-        before = chat_text(chat.messages[:k], chat.tools, tokenizer, chat.origin, prompt=True)
-        text = chat_text(chat.messages[: k + 1], chat.tools, tokenizer, chat.origin)
-        body = text.rstrip()
-        closed = body.endswith(ends)
-        upto.append(text)
-        spans.append((_common_prefix(before, text), len(body) if closed else len(text), closed, k))
-    if not answers:
-        return []
-    whole = upto[-1]
-    if all(whole.startswith(text[: span[1]]) for text, span in zip(upto, spans, strict=True)):
-        return [Layout(whole, spans)]
-    return [Layout(text, [span]) for text, span in zip(upto, spans, strict=True)]
+    jobs = (sandbox.Job(c.messages, c.tools, answers_of(c), c.origin) for c in chats)
+    for layouts in sandbox.run(jobs, tokenizer, template(tokenizer), ends):
+        yield [Layout(text, [tuple(span) for span in spans]) for text, spans in layouts]
+
+
+def answers_of(chat: Chat) -> list[int]:
+    """Return the turns of the answers that are trained on; one at the very beginning answers nothing."""
+    return [i for i, trained in enumerate(chat.trained) if trained and i]
 
 
 def written(chat: Chat, layout: Layout) -> Layout:
-    """Leave out the spans of answers whose tool calls the template does not write: they would teach to say nothing."""
+    """Leave out the spans of answers that the template does not write: they would teach to say nothing."""
+    return Layout(layout.text, [span for span in layout.spans if not unwritten(chat, layout, span)])
 
-    def whole(span: tuple[int, int, bool, int]) -> bool:
-        calls = chat.messages[span[3]].get("tool_calls") or []
-        return all(call["function"]["name"] in layout.text[span[0] : span[1]] for call in calls)
 
-    return Layout(layout.text, [span for span in layout.spans if whole(span)])
+def unwritten(chat: Chat, layout: Layout, span: Span) -> str:
+    """Return what the template leaves out of an answer, "calls" or "text", or "".
+
+    Templates trim and move what is said, so of a text one word is asked for, the longest of its end.
+    """
+    message, said = chat.messages[span[3]], layout.text[span[0] : span[1]]
+    if any(call["function"]["name"] not in said for call in message.get("tool_calls") or []):
+        return "calls"
+    words = str(message.get("content") or "").split()[-8:]
+    return "text" if words and max(words, key=len) not in said else ""
 
 
 def encode(
@@ -128,6 +125,41 @@ def encode(
         yield ids, np.minimum(offsets[:, 0], before), stops
 
 
+def encode_spans(
+    texts: list[str], spans: list[list[Span]], tokenizer: Any
+) -> Iterator[tuple[npt.NDArray[np.int32], list[tuple[int, int]]]]:
+    """Yield each text's token ids (T,), and per span the range of the tokens that overlap it, (first, after the last).
+
+    The ranges are what `encode`'s characters tell; asking for the tokens at a span's edges alone takes a quarter less time.
+    """
+    for encoding, wanted in zip(
+        _unlimited(tokenizer).encode_batch(texts, add_special_tokens=False), spans, strict=True
+    ):
+        ids = np.fromiter(encoding.ids, np.int32, len(encoding))
+        yield ids, [token_range(encoding, start, end, len(ids)) for start, end, _, _ in wanted]
+
+
+def token_range(encoding: Any, start: int, end: int, count: int) -> tuple[int, int]:
+    """Return the range of the `count` tokens that overlap the characters from start to end, (0, 0) where none does.
+
+    Characters that no token reports belong to the next one that does, as in `encode`.
+    """
+    first = _token_at(encoding, start, count) if start < end else None
+    if first is None:
+        return 0, 0
+    last = _token_at(encoding, end - 1, count)
+    last = count - 1 if last is None else last
+    while last + 1 < count and encoding.token_to_chars(last + 1)[0] < end:  # several tokens of one character
+        last += 1
+    return first, last + 1
+
+
+def _token_at(encoding: Any, character: int, count: int) -> int | None:
+    """Return the first token that reports a character, or the next one that a token reports; None behind the last."""
+    behind = encoding.token_to_chars(count - 1)[1] if count else 0
+    return next((t for c in range(character, behind) if (t := encoding.char_to_token(c)) is not None), None)
+
+
 def encode_ids(texts: list[str], tokenizer: Any) -> Iterator[npt.NDArray[np.int32]]:
     """Yield each text's token ids alone, (T,), the same as `encode` gives in up to a third less time."""
     for encoding in _unlimited(tokenizer).encode_batch_fast(texts, add_special_tokens=False):
@@ -140,9 +172,3 @@ def _unlimited(tokenizer: Any) -> Any:
     backend.no_truncation()
     backend.no_padding()
     return backend
-
-
-def _common_prefix(a: str, b: str) -> int:
-    if b.startswith(a):
-        return len(a)
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -13,10 +13,14 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a record came from; `row` counts from 1 in the file as people see it (line number for JSONL)."""
+    """Where a record came from; `row` counts from 1 in the file as people see it (line number for JSONL).
+
+    `part` tells the records of one row apart, from 0: a conversation tree or a chat log makes several.
+    """
 
     file: str
     row: int
+    part: int = 0
 
     def __str__(self) -> str:
         return f"{self.file}, row {self.row}"
@@ -45,7 +49,58 @@ class Chat:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-Record = Text | Chat
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Answers to one prompt, the best first. `scores`, if any, one per answer and falling (equal ones are ties).
+
+    An answer is a list of turns: usually one of the assistant's, more where tools are called.
+    """
+
+    prompt: list[Message]
+    answers: list[list[Message]]
+    origin: Origin
+    scores: list[float] | None = None
+    tools: list[dict[str, Any]] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> list[Message]:
+        """The best answer."""
+        return self.answers[0]
+
+    @property
+    def rejected(self) -> list[Message]:
+        """The worst answer."""
+        return self.answers[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One answer to a prompt, found good or bad."""
+
+    prompt: list[Message]
+    answer: list[Message]
+    good: bool
+    origin: Origin
+    tools: list[dict[str, Any]] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt whose answer the model finds itself; `reference`, if any, is what a right one says."""
+
+    prompt: list[Message]
+    origin: Origin
+    reference: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+Record = Text | Chat | Preference | Verdict | Prompt
+KINDS: dict[type, str] = {
+    Text: "text", Chat: "chat", Preference: "preference", Verdict: "verdict", Prompt: "prompt",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

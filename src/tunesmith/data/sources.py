@@ -1,9 +1,9 @@
-"""The data of a run: several sources, each a file, a folder or a hub id, with a weight; read, converted and counted."""
+"""The data of a run: several sources, each a file, a folder, a pattern or a hub id, with a weight; read, converted and counted."""
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,75 +11,74 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith import registry
-from tunesmith.data import detect, files
-from tunesmith.data.records import Chat, Origin, Record, Text
+from tunesmith.data import detect, files, lazy, load_file
+from tunesmith.data.load_file import FileInfo
+from tunesmith.data.mixing import Share
+from tunesmith.data.records import KINDS, Record
 from tunesmith.errors import InputError, did_you_mean
 
-KEYS = ("path", "weight", "format", "columns", "split")
-_KINDS = {Text: "text", Chat: "chat"}
+KEYS = (
+    "path", "name", "split", "format", "columns", "labels", "as", "weight", "cap", "objective", "general", "licence",
+)  # fmt: skip
+
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One entry of the run file's `data`, checked. `weight` 3: each row three times an epoch; 0.5: half of the rows."""
+    """One entry of the run file's `data`, checked. `weight` 3: each row three times an epoch; 0.5: half of the rows.
+
+    cap: the most rows an epoch takes of it; objective: its own, where it differs from the run's; general: it is there against
+    forgetting (see data/mixing.py). name: the config of a data set of the hub. labels: what each label is called. kind (the
+    key `as`): the kind of record that is made of its rows. licence: words for the data card.
+    """
 
     path: str
     weight: float = 1.0
     format: str | None = None
     columns: dict[str, str] | None = None
     split: str = "train"
+    cap: int | None = None
+    objective: str | None = None
+    general: bool = False
+    name: str | None = None
+    labels: dict[str, str] | None = None
+    kind: str | None = None
+    licence: str | None = None
 
+    @property
+    def share(self) -> Share:
+        """What it asks for in an epoch."""
+        return Share(self.weight, self.cap, self.general)
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """What one file was read as: format's name, why it was taken for that, rows, and the index of its source."""
-
-    path: str
-    source: int
-    format: str
-    why: str
-    rows: int
-    fields_kept: tuple[str, ...] = ()
+    @property
+    def headless(self) -> bool:
+        """Whether its columns are named by their places: a CSV file then has no header."""
+        return bool(self.columns) and all(column.isdigit() for column in (self.columns or {}).values())
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """records (N,) in file order, each row once; source (N,), the index into `sources` of each; notices for people."""
+    """records (N,) in file order, each row once; source (N,), the index into `sources` of each; notices for people.
 
-    records: list[Record]
+    The records of large sets are made when they are asked for (data/lazy.py).
+    """
+
+    records: Sequence[Record]
     source: Indices
     sources: list[Source]
     files: list[FileInfo]
     notices: list[str]
 
-    def epoch(self, rows: Indices, seed: int, epoch: int = 0) -> Indices:
-        """Return the indices to train on in one epoch, (M,): `rows` repeated by their source's weight, not shuffled.
-
-        A weight of 2.5 is each row twice and half of the rows once more: which half is drawn from `seed`, and the next
-        epoch takes the next ones, so that every row is seen as often as any other in the long run.
-        """
-        parts = []
-        for index, source in enumerate(self.sources):
-            mine = rows[self.source[rows] == index]
-            whole = int(source.weight)
-            more = round((source.weight - whole) * len(mine))
-            if not whole and len(mine):
-                more = max(more, 1)
-            order = np.random.default_rng([seed, index]).permutation(len(mine))
-            extra = mine[np.sort(order[(epoch * more + np.arange(more)) % max(len(mine), 1)])] if more else mine[:0]
-            parts += [mine] * whole + [extra]
-        return np.concatenate(parts) if parts else rows[:0]
-
     @property
     def kinds(self) -> set[str]:
-        """The kinds of record there are: "text", "chat"."""
-        return {_KINDS[type(r)] for r in self.records}
+        """The kinds of record there are: "text", "chat", ..."""
+        return {kind for info in self.files for kind in info.kinds}
 
 
 def parse(entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> list[Source]:
     """Return the checked sources of a run file's `data` (a path, one mapping, or a list of them); reads no file."""
-    listed = [entries] if isinstance(entries, (str, Mapping)) else list(entries)
+    listed = [entries] if isinstance(entries, (str, Path, Mapping)) else list(entries)
     if not listed:
         raise InputError("data names no source; give at least one file, folder or hub id.")
     return [_parse(entry, f"data[{i}]" if len(listed) > 1 else "data") for i, entry in enumerate(listed)]
@@ -94,23 +93,61 @@ def _parse(entry: Any, where: str) -> Source:
     for key in entry:
         if key not in KEYS:
             raise InputError(f'{where} has the unknown key "{key}".{did_you_mean(str(key), KEYS)}')
-    path, weight, name = entry.get("path"), entry.get("weight", 1.0), entry.get("format")
+    path = entry.get("path")
     if not isinstance(path, (str, Path)) or not str(path):
-        raise InputError(f'{where} needs "path": a file, a folder or a hub id.')
+        raise InputError(f'{where} needs "path": a file, a folder, a pattern or a hub id.')
+    where = f"{where} ({path})"
+    return Source(
+        str(path),
+        _weight(entry.get("weight", 1.0), where),
+        _one_of(entry.get("format"), "format", detect.all_formats(), where),
+        None if entry.get("columns") is None else detect.check_columns(entry["columns"], where),
+        _words(entry.get("split", "train"), "split", "a name such as train", where) or "train",
+        _cap(entry.get("cap"), where),
+        _one_of(entry.get("objective"), "objective", registry.names("training.objectives"), where),
+        _flag(entry.get("general", False), where),
+        _words(entry.get("name"), "name", "the config of a data set of the hub, such as main", where),
+        None if entry.get("labels") is None else detect.check_labels(entry["labels"], where),
+        _one_of(entry.get("as"), "kind of record", KINDS.values(), where, "as"),
+        _words(entry.get("licence"), "licence", "words such as CC BY 4.0", where),
+    )
+
+
+def _weight(weight: Any, where: str) -> float:
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= 1000:
-        raise InputError(
-            f'{where} ({path}): "weight" is {weight!r}, expected a number above 0 (2 shows every row twice).'
-        )
-    if name is not None and (not isinstance(name, str) or name not in detect.all_formats()):
-        raise InputError(
-            f'{where} ({path}): there is no format "{name}".{did_you_mean(str(name), detect.all_formats())}'
-        )
-    split = entry.get("split", "train")
-    if not isinstance(split, str) or not split:
-        raise InputError(f'{where} ({path}): "split" is {split!r}, expected a name such as train.')
-    columns = entry.get("columns")
-    checked = None if columns is None else detect.check_columns(columns, f"{where} ({path})")
-    return Source(str(path), float(weight), name, checked, split)
+        raise InputError(f'{where}: "weight" is {weight!r}, expected a number above 0 (2 shows every row twice).')
+    return float(weight)
+
+
+def _cap(cap: Any, where: str) -> int | None:
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
+        raise InputError(f'{where}: "cap" is {cap!r}, expected a whole number of rows above 0.')
+    return cap
+
+
+def _flag(general: Any, where: str) -> bool:
+    if not isinstance(general, bool):
+        raise InputError(f'{where}: "general" is {general!r}, expected true or false.')
+    return general
+
+
+def _one_of(value: Any, what: str, known: Iterable[str], where: str, key: str = "") -> str | None:
+    if value is not None and (not isinstance(value, str) or value not in known):
+        said = f' (key "{key}")' if key else ""
+        raise InputError(f'{where}: there is no {what} "{value}"{said}.{did_you_mean(str(value), known)}')
+    return value
+
+
+def _words(value: Any, key: str, expected: str, where: str) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise InputError(f'{where}: "{key}" is {value!r}, expected {expected}.')
+    return value
+
+
+def places(source: Source) -> tuple[list[files.Place], list[str]]:
+    """Return the places of a source and notices; InputError where there are none. Reads no row."""
+    found, notices = files.expand(source.path, source.split, source.name)
+    return [replace(place, headless=source.headless) for place in found], notices
 
 
 @contextlib.contextmanager
@@ -126,66 +163,87 @@ def uncollected() -> Iterator[None]:
 
 
 @uncollected()
-def load(entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Loaded:
-    """Read every source; InputError naming file, row and field at the first thing that is wrong."""
+def load(
+    entries: Sequence[Mapping[str, Any] | str] | Mapping[str, Any] | str, reads: Sequence[type] | None = None
+) -> Loaded:
+    """Read every source; InputError naming file, row and field at the first thing that is wrong.
+
+    reads: the kinds of record that are kept where a file's rows make several, of which one is among them (a log of chats, a
+    tree); a notice tells how many were left out. A source with an objective of its own keeps what that reads.
+    """
     sources = parse(entries)
-    expanded = [
-        files.expand(source.path, source.split) for source in sources
-    ]  # a missing file is said before any is read
-    records: list[Record] = []
-    index: list[int] = []
+    expanded = [places(source) for source in sources]  # a missing file is said before any is read
+    large = sum(load_file.size(place) for found, _ in expanded for place in found) > load_file.LARGE
+    parts: list[Sequence[Record]] = []
     infos: list[FileInfo] = []
     notices: list[str] = []
     for i, (source, (found, said)) in enumerate(zip(sources, expanded, strict=True)):
         notices += said
-        for file in found:
-            info, converted = _load_file(file, source, i)
-            records += converted
-            index += [i] * len(converted)
+        for place in found:
+            info, records = load_file.load_file(place, source, i, large, _wanted(source, reads))
+            parts.append(records)
             infos.append(info)
-            notices.append(describe(info, source))
-    return Loaded(records, np.array(index, dtype=np.int64), sources, infos, notices)
+            notices += describe(info, source)
+    index = np.repeat([info.source for info in infos], [info.records for info in infos]).astype(np.int64)
+    lists = [part for part in parts if isinstance(part, list)]
+    records = [r for part in lists for r in part] if len(lists) == len(parts) else lazy.Joined(parts)
+    return Loaded(records, index, sources, infos, notices)
 
 
-def _load_file(file: Path | str, source: Source, index: int) -> tuple[FileInfo, list[Record]]:
-    table = files.read(file, source.split)
-    if table.broken:
-        raise table.broken[0]
-    name, why, rows = detected(table, source)
-    records = [detect.convert(row, Origin(table.file, n), name, source.format is not None) for n, row in rows]
-    kept = tuple(sorted({key for record in records[:100] for key in record.extra}))
-    return FileInfo(table.file, index, name, why, len(records), kept), records
+def _wanted(source: Source, reads: Sequence[type] | None) -> list[str] | None:
+    if reads is None:
+        return None
+    own: Any = registry.load("training.objectives", source.objective) if source.objective else None
+    return [KINDS[kind] for kind in (own.reads if own else reads) if kind in KINDS]
 
 
-def detected(table: files.Table, source: Source) -> tuple[str, str, list[tuple[int, dict[str, Any]]]]:
-    """Return (format's name, why, rows under our fields' names)."""
-    rows = table.rows
-    if source.columns:
-        rows = [(n, detect.rename(row, source.columns, Origin(table.file, n))) for n, row in rows]
-    if source.format is not None:
-        return source.format, "stated by you", rows
-    name, why = detect.detect(rows, table.file)
-    return name, why, rows
-
-
-def describe(info: FileInfo, source: Source) -> str:
-    """Say in one sentence what a file was read as."""
+def describe(info: FileInfo, source: Source) -> list[str]:
+    """Say in a sentence what a file was read as, in another one what of it was left out."""
     weight = "" if source.weight == 1 else f", weight {source.weight:g}"
     kept = f"; not trained on: {', '.join(info.fields_kept[:6])}" if info.fields_kept else ""
-    return (
-        f"{info.path}: {info.rows:,} row{'s' * (info.rows != 1)} of the format {info.format} ({info.why}){weight}{kept}"
-    )
+    all_ = info.records + sum(info.left_out.values())
+    made = "" if all_ == info.rows and source.kind is None else f", read as {_counted(info.kinds | info.left_out)}"
+    rows = f"{info.rows:,} row{'s' * (info.rows != 1)}"
+    said = [f"{info.path}{info.cut}: {rows} of the format {info.format} ({info.why}){made}{weight}{kept}"]
+    if info.left_out:
+        said.append(f"{info.path}: left out, because the objective does not read it: {_counted(info.left_out)}")
+    return said
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "nothing"
 
 
 def check_objective(loaded: Loaded, objective: str, reads: Sequence[type]) -> None:
     """InputError, in one sentence with the remedy, where a file holds records of a kind the objective cannot read."""
-    wrong = next((r for r in loaded.records if not isinstance(r, tuple(reads))), None)
-    if wrong is None:
-        return
-    kind, wanted = _KINDS[type(wrong)], " or ".join(_KINDS.get(r, r.__name__.lower()) for r in reads)
-    remedy = ""
-    if isinstance(wrong, Text):
-        remedy = " Train on plain text with --objective pretrain, or give rows with questions and answers."
-        if "pretrain" not in registry.names("training.objectives"):
-            remedy = " Give rows with questions and answers."
-    raise InputError(f"{wrong.origin.file} holds {kind} rows; the objective {objective} reads {wanted}.{remedy}")
+    wanted = [KINDS.get(kind, kind.__name__.lower()) for kind in reads]
+    for info in loaded.files:
+        wrong = next((kind for kind in info.kinds if kind not in wanted), None)
+        if wrong is not None:
+            remedy = _remedy(wrong, wanted)
+            raise InputError(
+                f"{info.path} holds {wrong} rows; the objective {objective} reads {' or '.join(wanted)}.{remedy}"
+            )
+
+
+_READ_AS = {
+    ("preference", "chat"): "the best answer to each prompt",
+    ("preference", "verdict"): "its best answers good, the others bad",
+    ("preference", "prompt"): "its prompts",
+    ("verdict", "chat"): "its good answers",
+    ("verdict", "prompt"): "its prompts",
+    ("prompt", "chat"): "its prompts with their reference answers",
+    ("chat", "prompt"): "its last answers as references",
+}
+_NEEDS = {"preference": "prompt, chosen and rejected", "verdict": "prompt, completion and a true or false label"}
+
+
+def _remedy(found: str, wanted: Sequence[str]) -> str:
+    for kind in wanted:
+        if (found, kind) in _READ_AS:
+            return f" Read it as one with `as: {kind}` in its data entry ({_READ_AS[found, kind]})."
+    if found == "text":
+        pretrain = "pretrain" in registry.names("training.objectives") and "chat" in wanted
+        return f" {'Train on plain text with --objective pretrain, or give' if pretrain else 'Give'} rows with questions and answers."
+    needed = next((_NEEDS[kind] for kind in wanted if kind in _NEEDS), None)
+    return f" Give rows with {needed}." if needed else ""

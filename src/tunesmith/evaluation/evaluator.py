@@ -6,20 +6,24 @@ The verb `evaluate` is at the end.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tunesmith import registry
 from tunesmith.arguments import named
-from tunesmith.data.records import Record
+from tunesmith.data.records import KINDS, Chat, Prompt, Record, Text
 from tunesmith.errors import InputError
 from tunesmith.evaluation.items import Item, make_items
 from tunesmith.evaluation.statistics import mean_of_means_interval
 from tunesmith.training.parallel import ALONE, World
 
+if TYPE_CHECKING:
+    from tunesmith.data.sources import Loaded
+
 SHORT_REFERENCE = 32  # tokens: up to here (by the median) exact match says something
 LONGEST_ANSWER = 256  # tokens, where nothing else is asked
+READS = (Chat, Prompt, Text)
 
 
 @dataclass
@@ -52,14 +56,33 @@ def check_rules(records: Sequence[Record], metrics: Sequence[dict[str, Any]]) ->
                 raise InputError(f"{record.origin}: {e}") from e
 
 
+def check_rows(loaded: "Loaded") -> None:
+    """InputError where a file holds what no metric measures."""
+    reads = [KINDS[kind] for kind in READS]
+    for file in loaded.files:
+        wrong = next((kind for kind in file.kinds if kind not in reads), None)
+        if wrong is not None:
+            raise InputError(
+                f"{file.path} holds {wrong} rows, and metrics measure {', '.join(reads)} rows; from Python, measure its good answers "
+                f'with data={{"path": "{file.path}", "as": "chat"}}, or give rows with one answer each.'
+            )
+
+
 def default_metrics(items: Sequence[Item], tokenizer: Any) -> tuple[list[dict[str, Any]], str]:
     """Return the metrics that suit the rows, and the reason in words.
 
-    Perplexity always; `rule` where a row carries a check; else exact match where the median reference has at most
-    32 tokens.
+    `rule` where a row carries a check; else exact match where the median reference has at most 32 tokens. Perplexity too, unless
+    no row has anything to score. InputError where there is nothing to measure.
     """
+    scored = any(item.reference is not None or isinstance(item.record, Text) for item in items)
     if any("check" in item.record.extra for item in items):
+        if not scored:
+            return [{"name": "rule"}], "rule only: the rows state rules (check) and hold no answers"
         return [{"name": "rule"}, {"name": "perplexity"}], "rule and perplexity: the rows state rules (check)"
+    if not scored:
+        raise InputError(
+            "there is nothing to measure: no row has an answer, a reference or a rule (check); `tunesmith generate` answers prompts."
+        )
     references = [item.reference for item in items if item.reference is not None]
     if references:
         middle = int(np.median([len(ids) for ids in tokenizer(references, add_special_tokens=False).input_ids]))
@@ -239,7 +262,8 @@ def evaluate(
     asked = None if metrics is None else [{"name": m} if isinstance(m, str) else m for m in metrics]
     check_metrics(asked or [])
     loading.resolve(model, adapter)  # a wrong name is said before data is read, and wrong data before torch is loaded
-    loaded = load(data)
+    loaded = load(data, READS)
+    check_rows(loaded)
     checked = inference.check(model, adapter, device)
     records = loaded.records[:limit]
     notices = checked.notices + loaded.notices

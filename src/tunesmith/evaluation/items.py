@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.data.layout import template
-from tunesmith.data.records import Chat, Message, Record
+from tunesmith.data.layout import chat_text
+from tunesmith.data.records import Chat, Message, Prompt, Record, Text
 from tunesmith.model.decoding import decode, turn_end
 
 _REASONING = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
@@ -17,8 +17,8 @@ class Item:
     """A measured row. `scores` holds (numerator, weight) per metric, which is the one's sum over the other's."""
 
     record: Record
-    prompt: list[Message] = field(default_factory=list)  # all before the last trained assistant turn
-    reference: str | None = None  # that turn's text; None where the row has no such turn
+    prompt: list[Message] = field(default_factory=list)  # all before the last trained assistant turn, or a Prompt's
+    reference: str | None = None  # that turn's text, or a Prompt's reference; None where the row has none
     answer: str | None = None
     nll: float = 0.0  # nats over the scored tokens
     tokens: int = 0  # scored tokens
@@ -32,7 +32,8 @@ class Item:
 
 
 def make_items(records: Sequence[Record], tokenizer: Any, unanswered: bool = False) -> list[Item]:
-    """Return an item per record; one without a trained turn has no reference, and plain Text no prompt either.
+    """Return an item per record; one without a trained turn has no reference, plain Text no prompt either, and of a Preference
+    or a Verdict the prompt alone is taken.
 
     A chat that ends with another's turn than the assistant's has a prompt if it brings a `check`, or with `unanswered`.
     """
@@ -45,6 +46,10 @@ def make_items(records: Sequence[Record], tokenizer: Any, unanswered: bool = Fal
                 item = Item(record, record.messages[:turn], _reference(record, turn, tokenizer))
             elif record.messages[-1]["role"] != "assistant" and (unanswered or "check" in record.extra):
                 item = Item(record, record.messages)
+        elif isinstance(record, Prompt):
+            item = Item(record, record.prompt, record.reference)
+        elif not isinstance(record, Text):
+            item = Item(record, record.prompt)
         items.append(item)
     return items
 
@@ -74,13 +79,8 @@ def _reference(record: Chat, turn: int, tokenizer: Any) -> str:
 
 def _rendered(record: Chat, turn: int, tokenizer: Any) -> str:
     """Return the turn as the template writes it and an answer is decoded: without end of turn and special tokens."""
-    told = template(tokenizer)
-    before = tokenizer.apply_chat_template(
-        record.messages[:turn], tools=record.tools, chat_template=told, add_generation_prompt=True, tokenize=False
-    )
-    after = tokenizer.apply_chat_template(
-        record.messages[: turn + 1], tools=record.tools, chat_template=told, tokenize=False
-    )
+    before = chat_text(record.messages[:turn], record.tools, tokenizer, record.origin, prompt=True)
+    after = chat_text(record.messages[: turn + 1], record.tools, tokenizer, record.origin)
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
     )

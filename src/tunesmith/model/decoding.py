@@ -88,14 +88,15 @@ def turn_end(tokenizer: Any) -> int | None:
 
     The answer is the last turn first (some templates write another token between turns), then one with a turn after it.
     """
-    from jinja2 import TemplateError
+    from tunesmith.data.layout import chat_text
+    from tunesmith.data.sandbox import RefusedError
 
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
     special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     for messages in (chat, [*chat, {"role": "user", "content": "a"}]):
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
-        except (TemplateError, ValueError, TypeError, KeyError):
+            text = chat_text(messages, None, tokenizer, "a trial")
+        except RefusedError:
             continue
         after = tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False).input_ids
         for token in after:
@@ -116,7 +117,9 @@ class Processors:
     """What turns a step's scores into the next token. The last processor leaves only the drawn token standing, which
     transformers' greedy loop then takes."""
 
-    def __init__(self, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int) -> None:
+    def __init__(
+        self, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int | Sequence[int]
+    ) -> None:
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.repetition_penalty, self.seed = repetition_penalty, seed
 
@@ -155,7 +158,8 @@ class Processors:
     def _draw(self, batch: Batch, width: int) -> Any:
         import torch
 
-        table = np.stack([np.random.default_rng([self.seed, row]).random(batch.limit) for row in batch.rows])
+        seeds = [[self.seed, row] if isinstance(self.seed, int) else [self.seed[row]] for row in batch.rows]
+        table = np.stack([np.random.default_rng(seed).random(batch.limit) for seed in seeds])
 
         def draw(input_ids: "Tensor", scores: "Tensor") -> "Tensor":
             wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which Apple's GPUs lack

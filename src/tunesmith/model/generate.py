@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tunesmith.data import sandbox
 from tunesmith.data.layout import template
 from tunesmith.errors import InputError
 from tunesmith.model.decoding import Batch, OnToken, Pieces, Processors, Watch, cut_at_stop, decode, end_tokens
@@ -29,18 +30,9 @@ def encode_prompts(
     The template writes all special tokens, so the tokenizer adds none. InputError where the template refuses a chat: it
     is named by its origin, or by its number.
     """
-    texts = []
-    told = template(tokenizer)
-    for number, (messages, tools) in enumerate(chats, 1):
-        try:
-            texts.append(
-                tokenizer.apply_chat_template(
-                    messages, tools=tools, chat_template=told, add_generation_prompt=True, tokenize=False
-                )
-            )
-        except Exception as e:  # a template is a program: it raises what it likes
-            name = origins[number - 1] if origins else f"prompt {number}"
-            raise InputError(f"{name}: the model's chat template refuses this conversation: {e}.") from e
+    names = origins or [f"prompt {number}" for number in range(1, len(chats) + 1)]
+    jobs = [sandbox.Job(messages, tools, True, name) for (messages, tools), name in zip(chats, names, strict=True)]
+    texts = list(sandbox.run(jobs, tokenizer, template(tokenizer)))
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
     return ids
 
@@ -57,7 +49,7 @@ def generate(
     repetition_penalty: float = 1.0,
     stop: Sequence[str] = (),
     batch_size: int | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     on_token: OnToken | None = None,
     world: World = ALONE,
 ) -> list[str]:
@@ -66,6 +58,7 @@ def generate(
     `model` is a transformers causal LM or a PeftModel in an ordinary attention; it is put into eval mode meanwhile.
     An answer ends at an end token, before a stop string, after max_new_tokens or where the context is full. `on_token`,
     if given, hears (prompt's index, token) of every new token as it comes and ends that answer by returning True.
+    `seed`: one for all, which with a prompt's place makes its random numbers, or one per prompt.
     Each process of the world answers a share of the batches that one would, and all get all answers.
     InputError for a prompt that leaves no room in the context, and for sampling values out of range.
     """

@@ -66,9 +66,9 @@ def generate_text(
 ) -> dict[str, Any]:
     """Answer one prompt, or every row of `data` (a path, hub id, or list of them, as training reads it).
 
-    A row's prompt is all before its last trained assistant turn; a row of plain text is continued. Returns {"answers":
-    [{"prompt" (the last message asked), "answer", and for rows "file" and "row"}], "notices": [sentence]}. Sampling as
-    in tunesmith.model.generate.generate. InputError for anything wrong, before weights are loaded.
+    A row's prompt is all before its last trained assistant turn, or what a prompt, verdict or preference row asks; a row of plain
+    text is continued. Returns {"answers": [{"prompt" (the last message asked), "answer", and for rows "file" and "row"}],
+    "notices": [sentence]}. Sampling as in tunesmith.model.generate.generate. InputError for anything wrong, before weights are loaded.
     """
     from tunesmith.data.sources import load
     from tunesmith.model.generate import check_sampling, generate

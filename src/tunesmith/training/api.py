@@ -47,7 +47,7 @@ def train(
         if done:
             return _finished(folder, listeners, world)
         world.together(lambda: _check_places(given, folder if world.rank == 0 else None))
-        prepared = _prepared(given, world)
+        prepared = _prepared(given, world, listeners)
         from tunesmith.training.stages import Training
 
         return Training(prepared, folder, listeners, world).go(resume)
@@ -63,12 +63,16 @@ def _begun(given: RunConfig, config: str | dict[str, Any] | None, output: str | 
     return given, folder, run.state(folder) == "done"
 
 
-def _prepared(config: RunConfig, world: World) -> Prepared:
+def _prepared(config: RunConfig, world: World, listeners: Sequence[run.Listener]) -> Prepared:
     """Prepare in the first process, then in the others, who take over what it inferred from its machine and find its tokens cached."""
     own: list[Prepared] = []
 
+    def say(message: str) -> None:
+        for listener in listeners:
+            listener({"event": "notice", "message": message})
+
     def first() -> RunConfig:
-        own.append(Prepared(config))
+        own.append(Prepared(config, say))
         return own[0].config
 
     resolved = world.first(first)

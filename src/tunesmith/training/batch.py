@@ -182,14 +182,3 @@ def steps_of_epoch(
 def epoch_order(n: int, seed: int, epoch: int) -> Indices:
     """Return a permutation of range(n) that depends on the seed and the epoch alone."""
     return np.random.default_rng([seed, epoch]).permutation(n)
-
-
-def examples_of(examples: Examples, records: Indices) -> Indices:
-    """Return the numbers of all examples made of the given records, in the records' order (a record may occur often, or have none)."""
-    by_record = np.argsort(examples.record, kind="stable")
-    owners = examples.record[by_record]
-    first, last = np.searchsorted(owners, records, "left"), np.searchsorted(owners, records, "right")
-    counts = last - first
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    found: Indices = by_record[np.repeat(first, counts) + within]
-    return found

@@ -117,7 +117,7 @@ class Loop:
     def _steps(self) -> Iterator[Work]:
         """Yield the steps that are left; runs in a thread of its own, ahead of the steps."""
         plan = self.plan
-        order = plan_steps(self.lengths, self.rows, plan.seed, plan.tokens_per_step, plan.batch_size)
+        order = plan_steps(self.lengths, self.rows, plan.seed, plan.tokens_per_step, plan.batch_size, plan.difficulty)
         for epoch, rows in islice(order, self.progress.step, plan.steps):
             capacity = self.stepper.capacity
             mine = rows[self.world.share(self.lengths[rows])]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.data.mixing import Numbers, from_easy_to_hard
 from tunesmith.training.batch import Indices, epoch_order, steps_of_epoch
 
 Rows = Callable[[int], Indices]
@@ -30,26 +31,44 @@ class Plan:
     keep_last: int
     early_stopping: int | None
     max_bad_steps: int = 5
+    difficulty: Numbers | None = None
 
 
 def plan_steps(
-    lengths: npt.NDArray[np.int64], rows: Rows, seed: int, tokens: int | None, batch_size: int | None
+    lengths: npt.NDArray[np.int64],
+    rows: Rows,
+    seed: int,
+    tokens: int | None,
+    batch_size: int | None,
+    difficulty: Numbers | None = None,
 ) -> Iterator[tuple[float, Indices]]:
-    """Yield (epochs done after it, example numbers) for every step, without end: a pure function of its arguments."""
+    """Yield (epochs done after it, example numbers) for every step, without end: a pure function of its arguments.
+
+    difficulty (examples,): an epoch goes from low to high (data.mixing.from_easy_to_hard); None: it is shuffled.
+    """
     for epoch in range(2**31):
         chosen = rows(epoch)
+        order = chosen[epoch_order(len(chosen), seed, epoch)]
+        if difficulty is not None:
+            order = from_easy_to_hard(order, difficulty)
         taken = 0
-        for step in steps_of_epoch(chosen[epoch_order(len(chosen), seed, epoch)], lengths, tokens, batch_size):
+        for step in steps_of_epoch(order, lengths, tokens, batch_size):
             taken += len(step)
             yield epoch + taken / len(chosen), step
 
 
 def count_steps(
-    lengths: npt.NDArray[np.int64], rows: Rows, seed: int, tokens: int | None, batch_size: int | None, epochs: float
+    lengths: npt.NDArray[np.int64],
+    rows: Rows,
+    seed: int,
+    tokens: int | None,
+    batch_size: int | None,
+    epochs: float,
+    difficulty: Numbers | None = None,
 ) -> int:
     """Return how many steps end within `epochs` epochs, at least 1."""
     count = 0
-    for done, _ in plan_steps(lengths, rows, seed, tokens, batch_size):
+    for done, _ in plan_steps(lengths, rows, seed, tokens, batch_size, difficulty):
         if done > epochs + 1e-9:
             break
         count += 1

@@ -1,7 +1,8 @@
 """What is checked, read and inferred before a run's folder is opened and any weight is loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from tunesmith import registry
 from tunesmith.arguments import named
 from tunesmith.config import RunConfig
-from tunesmith.data.cache import rendered
+from tunesmith.data import mixing as mixes
+from tunesmith.data import sources
 from tunesmith.data.layout import fix_clock, reads_clock
+from tunesmith.data.lazy import Chosen
+from tunesmith.data.mixing import Indices, Numbers
 from tunesmith.data.records import Examples, Record
-from tunesmith.data.render import check_answers
 from tunesmith.errors import InputError
 from tunesmith.model.adapters.lora import reach
 from tunesmith.model.loading import (
@@ -27,30 +30,33 @@ from tunesmith.model.loading import (
     resolve,
 )
 from tunesmith.model.regional import check_compiler
-from tunesmith.training import infer
+from tunesmith.training import dataset, infer
 from tunesmith.training import resolve as resolving
-from tunesmith.training.batch import Indices, examples_of
+from tunesmith.training.dataset import Tasks
 from tunesmith.training.infer import Amount, Inferred, Shape
-from tunesmith.training.plan import count_steps
+from tunesmith.training.plan import count_steps, plan_steps
 
 
 class Prepared:
     """A run whose model, data and settings were found good; `config` has every value, `inferred` the reasons of those not asked for.
 
     source, tokenizer, shape and machine describe the model and where it runs; train_records and held_out the data; examples and
-    validation (None: nothing is held out) the data rendered; rows(epoch) the examples of an epoch; steps the length of the run.
-    Raises InputError at the first thing that is wrong.
+    validation (None: nothing is held out) the data rendered; rows(epoch) the examples of an epoch, difficulty (examples,) what goes
+    first in it (None: all are shuffled), mix what each set gives to the first epoch; steps the length of the run.
+    `say` hears what takes long. Raises InputError at the first thing that is wrong.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, say: Callable[[str], None] = lambda _: None) -> None:
+        self.config, self.say = config, say
         self.inferred: list[Inferred] = []
         self.notices: list[str] = []
-        self.held_out: list[Record] = []
-        self.train_records: list[Record] = []
+        self.held_out: Sequence[Record] = []
+        self.train_records: Sequence[Record] = []
         self.examples: Examples
         self.validation: Examples | None = None
         self.rows: Callable[[int], Indices]
+        self.difficulty: Numbers | None
+        self.mix: list[dict[str, Any]]
         self.steps: int
         self.source = self._source()
         check_weights(self.source)
@@ -121,60 +127,81 @@ class Prepared:
         self.config = resolving.apply(self.config, found)
 
     def _read_rows(self) -> None:
-        from tunesmith.data import sources
         from tunesmith.evaluation.evaluator import check_rules
 
-        name = self.config.objective["name"]
-        self.objective: Any = registry.load("training.objectives", name)
-        self.loaded = sources.load(self.config.data)
-        sources.check_objective(self.loaded, name, self.objective.reads)
-        self.notices += self.loaded.notices
-        self.train_rows = self._split(self.loaded.records)
-        unreadable = next((r for r in self.held_out if not isinstance(r, self.objective.reads)), None)
-        if unreadable is not None:
-            raise InputError(
-                f"{unreadable.origin}: validation holds {type(unreadable).__name__.lower()} rows, which the objective "
-                f"{name} does not read."
-            )
+        self.entries, said = dataset.entries(self.config, self.say)
+        self.notices += said
+        self.tasks = Tasks(self.entries.train, self.config.objective["name"], self.entries.called)
+        self.loaded, left_out = self.tasks.readable(sources.load(self.entries.train, self.tasks.own_reads))
+        self.tasks.check_kinds(self.loaded)
+        self.notices += [] if self.entries.card else self.loaded.notices  # of prepared rows the card tells more
+        self.notices += left_out
+        self._split(self.loaded.records)
         if self.config.evaluate and not self.held_out:
             raise InputError(
                 "evaluate measures on the validation rows, but no row could be held out; give validation.path."
             )
         check_rules(self.held_out, self.config.evaluate)
-        self.train_records = [self.loaded.records[i] for i in self.train_rows]
-        check_answers(self.train_records, self.objective.scores)
+        self.train_records = Chosen(self.loaded.records, self.train_rows)
+        self.train_scored = self.tasks.scored(self.loaded.source[self.train_rows])
+        dataset.check_tasks(self.train_records, self.train_scored)
+        self.scores = dataset.read_scores(self.train_records, self.config.mixed())
+
+    def _split(self, records: Sequence[Record]) -> None:
+        """Set the numbers of the records to train on, the rows held out, and what is scored of those."""
+        from tunesmith.data import splits
+
+        validation, seed = self.config.validation, self.config.train.seed
+        if validation is not False and "path" in validation:
+            loaded, sentence = splits.from_files(records, validation, self.tasks.reads)
+            self.train_rows, self.held_out = np.arange(len(records)), loaded.records
+            self.held_out_scored = self.tasks.check_validation(loaded)
+        elif self.entries.validation:
+            tasks = Tasks(self.entries.validation, self.tasks.objective, self.entries.called)
+            loaded, _ = tasks.readable(sources.load(self.entries.validation, tasks.own_reads))
+            tasks.check_kinds(loaded)
+            self.train_rows, self.held_out = np.arange(len(records)), loaded.records
+            self.held_out_scored = tasks.scored(loaded.source)
+            sentence = f"validation: the {len(self.held_out):,} rows that prepare held out"
+        else:
+            self.train_rows, chosen, sentence = splits.split(
+                records, validation or None if validation is not False else False, seed
+            )
+            self.held_out = Chosen(records, chosen)
+            self.held_out_scored = self.tasks.scored(self.loaded.source[chosen])
+        self.notices.append(sentence)
 
     def _render(self) -> None:
-        limit, seed = self.config.train.max_length, self.config.train.seed
-        self.examples, notices, said = rendered(self.train_records, self.tokenizer, limit, self.objective.scores)
+        limit = self.config.train.max_length
+        self.examples, notices, said = dataset.render_tasks(
+            self.train_records, self.train_scored, self.tokenizer, limit
+        )
         if int(self.examples.ids.max()) >= self.shape.vocabulary:
             raise InputError(
                 f"the tokenizer makes token {int(self.examples.ids.max())}, but the model's vocabulary has "
                 f"{self.shape.vocabulary}: they do not belong together."
             )
         if self.held_out:
-            self.validation, _, more = rendered(self.held_out, self.tokenizer, limit, self.objective.scores)
+            self.validation, _, more = dataset.render_tasks(self.held_out, self.held_out_scored, self.tokenizer, limit)
             said += more
         self.notices += notices + list(dict.fromkeys(said))
-        place = np.full(len(self.loaded.records), -1, dtype=np.int64)  # where a loaded record stands in train_records
-        place[self.train_rows] = np.arange(len(self.train_rows))
-        self.rows = lambda epoch: examples_of(self.examples, place[self.loaded.epoch(self.train_rows, seed, epoch)])
+        self._mix()
 
-    def _split(self, records: list[Record]) -> Indices:
-        """Set self.held_out and return the numbers of the records to train on."""
-        from tunesmith.data import splits
+    def _mix(self) -> None:
+        """Settle which examples an epoch has and what comes first, and tell what each set gives."""
+        seed, mixing, examples, loaded = self.config.train.seed, self.config.mixed(), self.examples, self.loaded
+        own = dataset.examples_by_set(examples, loaded.source[self.train_rows], len(loaded.sources))
+        tokens = [int(examples.lengths[numbers].sum()) for numbers in own]
+        amounts = mixes.amounts([len(n) for n in own], tokens, [source.share for source in loaded.sources], mixing)
 
-        validation, seed = self.config.validation, self.config.train.seed
-        if validation is not False and "path" in validation:
-            held_out, sentence = splits.from_files(records, validation)
-            rows, self.held_out = np.arange(len(records)), held_out.records
-        else:
-            rows, chosen, sentence = splits.split(
-                records, validation or None if validation is not False else False, seed
-            )
-            self.held_out = [records[i] for i in chosen]
-        self.notices.append(sentence)
-        return rows
+        def drawn(epoch: int) -> list[Indices]:
+            return [mixes.draw(n, float(a), i, seed, epoch) for i, (n, a) in enumerate(zip(own, amounts, strict=True))]
+
+        self.rows = lambda epoch: np.concatenate(drawn(epoch))
+        self.difficulty = dataset.difficulty(examples, mixing, self.scores)
+        self.mix = dataset.tell_mix(self.tasks, self.entries.paths, own, drawn(0), examples)
+        if len(self.mix) > 1 or self.mix[0]["examples"] != self.mix[0]["available"]:
+            self.notices.append(dataset.mix_sentence(self.mix, self.tasks.objective))
 
     def _schedule(self) -> None:
         lengths = self.examples.lengths
@@ -192,9 +219,29 @@ class Prepared:
         else:
             assert train.epochs is not None
             self.steps = count_steps(
-                lengths, self.rows, train.seed, train.tokens_per_step, train.batch_size, train.epochs
+                lengths,
+                self.rows,
+                train.seed,
+                train.tokens_per_step,
+                train.batch_size,
+                train.epochs,
+                self.difficulty,
             )
+        self._tell_unseen()
         self._infer(infer.infer_intervals(self.config, self.steps, amount))
+
+    def _tell_unseen(self) -> None:
+        """Say where a curriculum ends within its first epoch: those that are left are not any, but the hardest."""
+        if self.difficulty is None:
+            return
+        train = self.config.train
+        order = plan_steps(
+            self.examples.lengths, self.rows, train.seed, train.tokens_per_step, train.batch_size, self.difficulty
+        )
+        done = next(islice(order, self.steps - 1, None))[0]
+        if done < 1:
+            said = f"the run ends after {done:.0%} of an epoch, so the hardest of mixing.curriculum are never seen"
+            self.notices.append(f"{said}; raise train.{'max_steps' if train.max_steps else 'epochs'} to reach them")
 
 
 def attach(model: Any, adapter: dict[str, Any]) -> Any:

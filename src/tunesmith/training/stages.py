@@ -20,6 +20,7 @@ from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost
 from tunesmith.tracking._feed import following
 from tunesmith.training import checkpoint, disk, measure, memory, parallel
 from tunesmith.training import resolve as resolving
+from tunesmith.training.dataset import CARD
 from tunesmith.training.journal import Progress, peak_memory
 from tunesmith.training.loop import Loop
 from tunesmith.training.parallel import ALONE, World
@@ -125,11 +126,18 @@ class Training:
     def _announce(self, notices: list[str]) -> None:
         run.write_bytes(self.folder / "run.yaml", resolving.to_yaml(self.config, self.prepared.inferred).encode())
         run.write_json(self.folder / "environment.json", run.environment(_device_name(self.prepared.machine.device)))
+        self._keep_card()
         self.run.set_state("running", pid=os.getpid())
         for notice in [*self.prepared.notices, *notices]:
             self.run.emit("notice", message=notice)
         for item in self.prepared.inferred:
             self.run.emit("inferred", key=item.key, value=item.value, reason=item.reason)
+
+    def _keep_card(self) -> None:
+        """Copy the card of the prepared data beside run.yaml: the set itself is in the cache, which drops what is not used."""
+        folder = self.prepared.entries.card
+        for file in [] if folder is None else [f for f in (folder / "card.json", folder / "card.html") if f.is_file()]:
+            run.write_bytes(self.folder / f"{CARD}{file.suffix}", file.read_bytes())
 
     def _policy(self) -> Any:
         from tunesmith.model.activations import checkpoint_activations
@@ -165,6 +173,7 @@ class Training:
             steps=self.prepared.steps,
             learning_rate=float(given["learning_rate"]),
             warmup=round(warmup * self.prepared.steps) if warmup < 1 else int(warmup),
+            difficulty=self.prepared.difficulty,
             **{
                 key: getattr(train, key)
                 for key in (
@@ -194,7 +203,7 @@ class Training:
             plan,
             lambda masters: OPTIMIZERS[self.config.optimizer["name"]](masters, **given),
             lambda: self._validation_metrics(policy),
-            _fingerprint(self.prepared.examples, self.prepared.rows(0)),
+            _fingerprint(self.prepared.examples, self.prepared.rows(0), self.prepared.difficulty),
             self.world,
         )
 
@@ -222,6 +231,7 @@ class Training:
             trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
             resumed_from=resumed_from,
         )
+        self.run.emit("mix", sources=self.prepared.mix)
 
     def _validation_metrics(self, policy: Any) -> dict[str, Any]:
         tokens = self.config.train.microbatch_tokens or 4096
@@ -308,9 +318,9 @@ def _throughput(tokens: list[int], seconds: list[float]) -> float | None:
     return round(sum(tokens[2:]) / sum(seconds[2:]), 1) if len(tokens) > 2 else None
 
 
-def _fingerprint(examples: Examples, rows: Any) -> str:
+def _fingerprint(examples: Examples, rows: Any, difficulty: Any = None) -> str:
     digest = hashlib.sha256()
-    for array in (examples.ids, examples.scored, examples.offsets, np.asarray(rows)):
+    for array in (examples.ids, examples.scored, examples.offsets, rows, *([] if difficulty is None else [difficulty])):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -5,7 +5,7 @@ from typing import Any
 from tunesmith.data.formats import _common as c
 from tunesmith.data.records import Origin, Record, Text
 
-RANK = 9  # asked last: rows of other formats often carry their rendering as "text" too
+RANK = 20  # asked last: rows of other formats often carry their rendering as "text" too
 SHAPE = "text"
 FIELDS = ("text",)
 
