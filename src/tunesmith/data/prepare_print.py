@@ -18,7 +18,7 @@ def told(as_json: bool) -> Callable[[Event], None]:
             print(f"going on after the step {event['step']}", file=file)
         if event["event"] == "read":
             for info in event["files"]:
-                rows = f"{info['rows']:,} rows of the format {info['format']} ({info['why']})"
+                rows = f"{info['rows']:,} row{'s' * (info['rows'] != 1)} of the format {info['format']} ({info['why']})"
                 broken = f", {info['broken']:,} of them broken" if info["broken"] else ""
                 print(f"read {info['path']}: {rows}{broken}", file=file)
         if event["event"] == "step":
@@ -53,8 +53,8 @@ def show_prepared(report: dict[str, Any]) -> None:
     print(f"\n{rows['kept']:,} rows of {rows['read']:,} read{made} ({lost}{more}), {report['seconds']:.1f} s")
     width = max(len(file["path"]) for file in report["files"])
     for file in report["files"]:
-        print(f"  {output}/{file['path']:<{width}}  {file['rows']:>9,} rows")
-    print(f"card     {output}/card.json\nnext     tunesmith train --data {shlex.quote(_trained(report))}")
+        print(f"  {output}/{file['path']:<{width}}  {file['rows']:>9,} row{'s' * (file['rows'] != 1)}")
+    print(f"card     {output}/card.html\nnext     tunesmith train --data {shlex.quote(_trained(report))}")
     if rows["dropped"] or rows["broken"]:
         print(f"         tunesmith data why {named} ROW      (what became of a row, and why)")
 

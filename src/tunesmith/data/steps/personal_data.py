@@ -246,7 +246,7 @@ def _facts(mode: str, found: Counter[str], held: Counter[str], distinct: Counter
     total = sum(found.values())
     done = {"drop": "dropped", "report": "left as they are"}.get(mode, "changed")
     return {
-        "summary": f"{total:,} personal values or secrets in {rows:,} rows, which were {done}"
+        "summary": f"{total:,} personal values or secrets in {rows:,} row{'s' * (rows != 1)}, which {'was' if rows == 1 else 'were'} {done}"
         if total
         else "no personal data found",
         "numbers": {"values": total, "distinct": sum(distinct.values()), "rows": rows},
