@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -276,8 +277,15 @@ class Named:
         return template or self.template
 
 
+def skip_older_oracle(name):
+    """Older transformers show these templates a turn's reasoning under one name only; ours shows all three, whatever is installed."""
+    if name.startswith(("gptoss", "lfm2_2_5")) and tuple(map(int, version("transformers").split(".")[:2])) < (5, 23):
+        pytest.skip("the oracle is the rendering of transformers 5.23")
+
+
 @pytest.mark.parametrize("file", trl_templates(), ids=lambda f: f.stem)
 def test_our_process_renders_as_transformers_does(file):
+    skip_older_oracle(file.stem)
     from transformers.utils.chat_template_utils import render_jinja_template
 
     tokenizer = Named(file.read_text())
@@ -323,6 +331,7 @@ def marked(file: Path, messages, tools) -> tuple[str, list[tuple[int, int]]]:
 @pytest.mark.parametrize("file", trl_templates("_training"), ids=lambda f: f.stem)
 def test_the_authors_own_marks_agree(file):
     """Their marks may take in what the prompt already gives (we score what is written after it) and a line break at the end."""
+    skip_older_oracle(file.stem)
     source_ = file.read_text()
     ends = tuple(sorted({*re.findall(r"<[|｜][^<>\n ]{1,30}[|｜]>|<end_of_\w+>|<turn\|>", source_), "<|EOS|>"}))
     ends = tuple(end for end in ends if "tool" not in end and "think" not in end)
