@@ -6,6 +6,11 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tunesmith.data.detect import convert
+from tunesmith.data.formats._common import RowError
+from tunesmith.data.records import Origin
+from tunesmith.errors import InputError
+
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'][0] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>a\\n' }}{% endif %}"
@@ -55,3 +60,33 @@ def write(tmp_path):
         return str(path)
 
     return _write
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Let a tokenizer stand for the model of any name, which has no config."""
+    from tunesmith.model import loading
+
+    def no_config(source):
+        raise InputError("no config")
+
+    def stand(tokenizer):
+        monkeypatch.setattr(loading, "resolve", lambda model: loading.ModelSource(model))
+        monkeypatch.setattr(loading, "load_config", no_config)
+        monkeypatch.setattr(loading, "load_tokenizer", lambda source: (tokenizer, []))
+
+    return stand
+
+
+@pytest.fixture
+def refuses():
+    """refuses(name, row, field, kind, sentence): the row is refused so, by field and kind, under its file and number."""
+
+    def check(name, row, field, kind, sentence):
+        with pytest.raises(RowError) as e:
+            convert(row, Origin("data.jsonl", 7), name, stated=True)
+        assert (e.value.field, e.value.kind) == (field, kind)
+        assert str(e.value).startswith("data.jsonl, row 7: ")
+        assert sentence in str(e.value)
+
+    return check

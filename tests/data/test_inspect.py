@@ -165,22 +165,6 @@ def test_columns(write):
     assert found(report) == [(2, "a", "missing_field")]
 
 
-@pytest.fixture
-def stand_in(monkeypatch):
-    """Let a tokenizer stand for the model of any name, which has no config."""
-    from tunesmith.model import loading
-
-    def no_config(source):
-        raise InputError("no config")
-
-    def stand(tokenizer):
-        monkeypatch.setattr(loading, "resolve", lambda model: loading.ModelSource(model))
-        monkeypatch.setattr(loading, "load_config", no_config)
-        monkeypatch.setattr(loading, "load_tokenizer", lambda source: (tokenizer, []))
-
-    return stand
-
-
 def test_token_lengths_and_printing(write, tokenizer, stand_in):
     stand_in(tokenizer)
     rows = [{"prompt": "hi", "completion": "yo"}, {"prompt": "hi", "completion": "yoyo"}, {"prompt": "a"}]

@@ -22,22 +22,6 @@ def answer(content):
     return [{"role": "assistant", "content": content}]
 
 
-@pytest.fixture
-def stand_in(monkeypatch):
-    """Let a tokenizer stand for the model of any name, which has no config."""
-    from tunesmith.model import loading
-
-    def no_config(source):
-        raise InputError("no config")
-
-    def stand(tokenizer):
-        monkeypatch.setattr(loading, "resolve", lambda model: loading.ModelSource(model))
-        monkeypatch.setattr(loading, "load_config", no_config)
-        monkeypatch.setattr(loading, "load_tokenizer", lambda source: (tokenizer, []))
-
-    return stand
-
-
 def printed(made, **options):
     out = io.StringIO()
     print_view(made, Console(file=out, width=200, **options))

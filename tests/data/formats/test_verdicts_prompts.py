@@ -133,12 +133,8 @@ def test_a_conversation_with_its_answer_is_no_prompt():
         ("prompt", {"turns": [5]}, "turns", "wrong_type", "a list of strings"),
     ],
 )  # fmt: skip
-def test_mistakes(name, row, field, kind, sentence):
-    with pytest.raises(RowError) as e:
-        convert(row, ORIGIN, name, stated=True)
-    assert (e.value.field, e.value.kind) == (field, kind)
-    assert str(e.value).startswith("data.jsonl, row 7: ")
-    assert sentence in str(e.value)
+def test_mistakes(refuses, name, row, field, kind, sentence):
+    refuses(name, row, field, kind, sentence)
 
 
 def test_a_misspelt_verdict_in_a_file_of_verdicts_is_named():
