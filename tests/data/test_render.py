@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from builders import GEMMA_LIKE
 from tunesmith.data import columns, coverage
 from tunesmith.data import render as render_module
 from tunesmith.data.layout import end_tokens, lay_out
@@ -287,16 +288,6 @@ def test_rows_that_something_happened_to_are_counted_not_kept():
 
 
 # -- real tokenizers; their templates are compared in test_templates.py
-
-GEMMA_LIKE = (  # written here after the known behaviour: bos as text, alternation enforced, system merged, content trimmed
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\\n\\n' %}"
-    "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
-    "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
-    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + (first if loop.first else '') }}"
-    "{{ m.content | trim }}{{ '<end_of_turn>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
-)
 
 
 def test_trimming_merging_and_bos_in_the_template(shared):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders import GEMMA_LIKE
 from tunesmith.data.layout import chat_text, end_tokens, lay_out
 from tunesmith.data.records import Chat, Origin
 from tunesmith.data.render import render
@@ -118,15 +119,7 @@ FAMILIES = {  # the answers; and what the template itself does not take
     "mistral": (plain("</s>", before=" "), ("tools", "system", "three turns")),
 }
 OWN = {  # of known behaviour, written here
-    "gemma": (
-        "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\\n\\n' %}"
-        "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
-        "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
-        "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + (first if loop.first else '') }}"
-        "{{ m.content | trim }}{{ '<end_of_turn>\\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
-    ),
+    "gemma": GEMMA_LIKE,
     "llama3": (
         "{% for m in messages %}{% set content = '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' %}"
         "{% set content = content + m.content | trim + '<|eot_id|>' %}"

@@ -14,11 +14,11 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
+from kills import dies_at, forked, wait
+
 import tunesmith
-from tunesmith.training import disk
 
 STEPS = 4
 RANDOM = 10  # runs killed at random
@@ -41,24 +41,8 @@ def config(root: Path, kind: str, learning_rate: float = 0.01, **train: object) 
 
 def child(root: Path, kind: str, name: str, resume: bool, at=None) -> int:
     """Start a run in a child and return its process number."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        if at is not None:
-            disk.at = at
-        tunesmith.train(config(root, kind), output=str(root / name), resume=resume)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def wait(process: int) -> int:
-    """Return how a child ended: its exit code, or the negative number of the signal that killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    settings = config(root, kind)
+    return forked(lambda: tunesmith.train(settings, output=str(root / name), resume=resume), at)
 
 
 def content(folder: Path, steps: int = STEPS) -> dict[str, str]:
@@ -69,18 +53,6 @@ def content(folder: Path, steps: int = STEPS) -> dict[str, str]:
         for p in sorted(files)
         if p.name != "README.md"
     }
-
-
-def dies_at(moment: int):
-    """A hook that kills its process when it is called for the moment-th time."""
-    left = [moment]
-
-    def at(what: str) -> None:
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-
-    return at
 
 
 def chosen(moments: list[str], how: str, seed: int) -> list[int]:

@@ -14,12 +14,12 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
+
+from kills import dies_at, forked, wait
 
 from tunesmith.data import card, lineage, prepare, recipe, work
 from tunesmith.data.records import Origin, Text
-from tunesmith.training import disk
 
 RANDOM = 12
 STEPS = ("quality", "exact_duplicates", "personal_data", "split")
@@ -38,27 +38,15 @@ def section(least: int) -> dict:
 
 def child(root: Path, name: str, least: int = 3, at=None) -> int:
     """Start a preparation in a child and return its process number."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        if at is not None:
-            disk.at = at
+
+    def work_() -> None:
         data = [str(root / "a.jsonl"), str(root / "b.jsonl")]
         heard = []
         prepare.run(data, section(least), root / name, 0, [heard.append], force=True)
         began = [e["step"] for e in heard if e["event"] == "begin"]
         (root / f"{name}.began").write_text(json.dumps(began))
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
-
-def wait(process: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return forked(work_, at)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -72,17 +60,6 @@ def content(folder: Path) -> dict[str, str]:
             data = json.dumps(found_card).encode()
         found[path.relative_to(folder).as_posix()] = "" if path.suffix == ".html" else hashlib.sha256(data).hexdigest()
     return found
-
-
-def dies_at(moment: int):
-    left = [moment]
-
-    def at(what: str) -> None:
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-
-    return at
 
 
 def states(root: Path, name: str, allowed: list[dict[str, str]]) -> str | None:

@@ -24,7 +24,12 @@ def named(row: dict[str, Any], source: "Source", origin: Origin) -> dict[str, An
 
 def converted(row: dict[str, Any], source: "Source", origin: Origin, name: str) -> list[Record]:
     """Return the records of a row of the format `name`, of the kind that the source wants; RowError where it makes none of it."""
-    records = detect.convert(named(row, source, origin), origin, name, source.format is not None)
+    return made_of(named(row, source, origin), source, origin, name)
+
+
+def made_of(row: dict[str, Any], source: "Source", origin: Origin, name: str) -> list[Record]:
+    """Return the same of a row whose columns have our names already."""
+    records = detect.convert(row, origin, name, source.format is not None)
     if source.kind is None:
         return records
     from tunesmith.data.kinds import as_kind

@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from tunesmith.data import detect, files
 from tunesmith.data.content import said
-from tunesmith.data.converting import LOOKED_AT, named
+from tunesmith.data.converting import LOOKED_AT, made_of, named
 from tunesmith.data.formats._common import RowError
-from tunesmith.data.kinds import as_kind
 from tunesmith.data.records import Origin, Record
 from tunesmith.data.sources import Source, parse, places
 from tunesmith.data.spool import Journal, Records, Spooled, plain
@@ -195,9 +194,7 @@ def _read_file(file: files.Place, source: Source, index: int, reading: _Reading)
 
 def _records(row: dict[str, Any], origin: Origin, name: str, source: Source) -> list[Record]:
     """Return the records of a row, of the kind that its source asks for; RowError where it makes none."""
-    made = detect.convert(row, origin, name, source.format is not None)
-    if source.kind is not None:
-        made = [new for record in made for new in as_kind(record, source.kind)]
+    made = made_of(row, source, origin, name)
     if not made:
         raise RowError(
             origin, None, "no_record", "it makes no record (it is deleted, or holds nothing of the kind asked for)."

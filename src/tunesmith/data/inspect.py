@@ -19,8 +19,8 @@ from tunesmith.data.checks.lengths import Lengths
 from tunesmith.data.checks.sample import Sample
 from tunesmith.data.checks.schema import Schema
 from tunesmith.data.checks.tokens import SAMPLE, measure, source_of
+from tunesmith.data.converting import made_of
 from tunesmith.data.formats._common import RowError
-from tunesmith.data.kinds import as_kind
 from tunesmith.data.records import KINDS, Origin, Record
 from tunesmith.data.sources import Source, parse, places
 from tunesmith.errors import InputError
@@ -150,12 +150,9 @@ def _converted(
     rows: Iterator[Row], source: Source, report: dict[str, Any], found: Found
 ) -> Iterator[tuple[int, dict[str, Any], list[Record]]]:
     """Yield the rows with their records; those that make none are noted."""
-    stated = source.format is not None
     for number, row in rows:
         try:
-            made = detect.convert(row, Origin(report["path"], number), report["format"], stated)
-            if source.kind:
-                made = [r for record in made for r in as_kind(record, source.kind)]
+            made = made_of(row, source, Origin(report["path"], number), report["format"])
         except RowError as error:
             _broken(error, found)
         else:
