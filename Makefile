@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint test-slow clean
+.PHONY: demo test lint test-slow test-matrix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tunesmith demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not matrix"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -18,6 +18,9 @@ lint: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slow or gpu"
+
+test-matrix: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m matrix tests/matrix
 
 # Torch first and by plain pip, so that the machine's own build is taken; everything else finds it already there.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -18,17 +18,27 @@ Measured = tuple[list[int], list[float], float | None]
 
 
 def tunesmith(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> Measured:
+    return _tunesmith(folder, rows, shape, adapter, steps, "none")
+
+
+def tunesmith_checkpointing(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> Measured:
+    return _tunesmith(folder, rows, shape, adapter, steps, "full")
+
+
+def _tunesmith(folder: str, rows: Rows, shape: str, adapter: str, steps: int, checkpointing: Any) -> Measured:
     import torch
 
     from tunesmith.data.records import Examples
+    from tunesmith.model.activations import checkpoint_activations
     from tunesmith.model.loading import ModelSource, load_model
     from tunesmith.model.lora import fuse
     from tunesmith.model.policy import make_policy
+    from tunesmith.model.quantize import Quantization
     from tunesmith.registry import load
     from tunesmith.run import Run
     from tunesmith.training.loop import Loop
     from tunesmith.training.objectives import sft
-    from tunesmith.training.optimizers import adamw
+    from tunesmith.training.optimizers.adamw import make as adamw
     from tunesmith.training.plan import Plan
 
     offsets = np.cumsum([0] + [len(ids) for ids, _ in rows])
@@ -36,9 +46,13 @@ def tunesmith(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> 
     ids = np.concatenate([ids for ids, _ in rows]).astype(np.int32)
     examples = Examples(ids, scored, offsets, np.arange(len(rows)), [])
     on_gpu = torch.cuda.is_available()
-    model = load("model.adapters", adapter).attach(load_model(ModelSource(folder), "bfloat16"))
+    device = "cuda" if on_gpu else "cpu"
+    source = ModelSource(folder, None, Quantization("nf4") if adapter == "qlora" else None)
+    model = load_model(source, "bfloat16", device=device)
+    model = load("model.adapters", "lora" if adapter == "qlora" else adapter).attach(model).model
     fuse(model)
-    policy, _ = make_policy(model.to("cuda" if on_gpu else "cpu"))
+    policy, _ = make_policy(model.to(device))
+    checkpoint_activations(model, checkpointing)
     budget = (
         {"tokens_per_step": 2 * PACKED[shape], "batch_size": None}
         if on_gpu
@@ -76,15 +90,23 @@ def _timed(function: Callable[..., Any], total: list[float]) -> Callable[..., An
 
 
 def trl_defaults(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> Measured:
-    return _trl(folder, rows, adapter, steps, folder, {})  # the path: TRL loads the model its own way
+    return _trl(folder, rows, adapter, steps, folder, {})  # by the path: loaded TRL's own way, with checkpointing
 
 
 def trl_tuned(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> Measured:
     """Packing (best fit, documents kept apart), no activation checkpointing, weights in bf16 as one would load them by hand."""
-    options = {
-        "packing": True, "max_length": PACKED[shape], "gradient_checkpointing": False, "per_device_train_batch_size": 2,
+    return _trl(folder, rows, adapter, steps, _bf16(folder, adapter), _tuned(shape, checkpointing=False))
+
+
+def trl_checkpointing(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> Measured:
+    """As tuned, with activation checkpointing: what uses the least memory."""
+    return _trl(folder, rows, adapter, steps, _bf16(folder, adapter), _tuned(shape, checkpointing=True))
+
+
+def _tuned(shape: str, checkpointing: bool) -> dict[str, Any]:
+    return {
+        "packing": True, "max_length": PACKED[shape], "gradient_checkpointing": checkpointing, "per_device_train_batch_size": 2,
     }  # fmt: skip
-    return _trl(folder, rows, adapter, steps, _bf16(folder), options)
 
 
 def _trl(folder: str, rows: Rows, adapter: str, steps: int, model: Any, options: dict[str, Any]) -> Measured:
@@ -97,7 +119,8 @@ def _trl(folder: str, rows: Rows, adapter: str, steps: int, model: Any, options:
         config = SFTConfig(**_common(output, steps), completion_only_loss=True, **options)
         trainer = SFTTrainer(
             model, args=config, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(folder),
-            peft_config=_lora() if adapter == "lora" else None,
+            peft_config=_peft(adapter),
+            quantization_config=_four_bits() if adapter == "qlora" and isinstance(model, str) else None,
         )  # fmt: skip
         return _run(trainer)
 
@@ -126,9 +149,9 @@ def _trainer(folder: str, data: list[dict], collate: Any, adapter: str, steps: i
     from peft import get_peft_model
     from transformers import Trainer, TrainingArguments
 
-    model = _bf16(folder)
-    if adapter == "lora":
-        model = get_peft_model(model, _lora(), autocast_adapter_dtype=False)  # all in bf16, the fastest
+    model = _bf16(folder, adapter)
+    if adapter != "full":
+        model = get_peft_model(model, _peft(adapter), autocast_adapter_dtype=False)  # all in bf16, the fastest
     with tempfile.TemporaryDirectory() as output:
         arguments = TrainingArguments(**_common(output, steps), per_device_train_batch_size=batch)
         return _run(Trainer(model, args=arguments, train_dataset=data, data_collator=collate))
@@ -172,23 +195,40 @@ def _common(output: str, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bf16(folder: str) -> Any:
+def _bf16(folder: str, adapter: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    how = {"quantization_config": _four_bits()} if adapter == "qlora" else {}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **how)
 
 
-def _lora() -> Any:
+def _four_bits() -> Any:
+    """As the QLoRA paper has it: NF4 with double quantisation, computing in bf16."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    return BitsAndBytesConfig(load_in_4bit=True, **how)
+
+
+def _peft(adapter: str) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    if adapter == "full":
+        return None
+    return LoraConfig(
+        r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=adapter == "dora"
+    )
 
 
 CONTENDERS: dict[str, Callable[..., Measured]] = {
     "tunesmith": tunesmith,
+    "tunesmith-checkpointing": tunesmith_checkpointing,
     "trl-defaults": trl_defaults,
     "trl-tuned": trl_tuned,
+    "trl-checkpointing": trl_checkpointing,
     "trainer": trainer,
     "trainer-packed": trainer_packed,
 }
+CHECKPOINTING = ("trl-defaults", "trl-checkpointing")  # peers whose memory is that of activation checkpointing

@@ -43,10 +43,11 @@ def layer_products(shape: str) -> list[tuple[int, int]]:
 
 
 def needed_flops(shape: str, adapter: str, rows: Rows) -> float:
-    """Operations per token a step cannot do without: full 6N + 6 s H V + 6 n d L, LoRA 4N + 4 s H V + 6 n d L + 6 N_lora.
+    """Operations per token a step cannot do without: full 6N + 6 s H V + 6 n d L, others 4N + 4 s H V + 6 n d L + 6 N_lora.
 
     N weights of the layers, s the scored share, H width, V vocabulary, n layers, d width of the queries, L the mean length of a
-    row as its tokens see it (causal: a token sees half of it, forward 4 d and backward 8 d operations for each).
+    row as its tokens see it (causal: a token sees half of it, forward 4 d and backward 8 d operations for each). Left out are DoRA's
+    norms, W A^T once a step, under 1% of a step's operations, and what dequantising takes, which is no product.
     """
     s = SHAPES[shape]
     layers, products = s["num_hidden_layers"], layer_products(shape)
@@ -59,13 +60,14 @@ def needed_flops(shape: str, adapter: str, rows: Rows) -> float:
     return k * weights + k * share * h * s["vocab_size"] + 6 * layers * h * length + lora
 
 
-def gemm_rate(shape: str) -> float:
+def gemm_rate(shape: str, threads: int) -> float:
     """Return the machine's bf16 rate on the model's own products (1,536 tokens), forward and backward, operations per second.
 
     Each product is timed alone, its operands at hand: the rate nothing that also has to do other work will reach.
     """
     import torch
 
+    torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     operations = seconds = 0.0
     for inputs, outputs in sorted(set(layer_products(shape))):

@@ -153,7 +153,7 @@ def with_lora(model, seed: int = 0, dropout: float = 0.0):
     from tunesmith.model.adapters import lora
 
     torch.manual_seed(seed)
-    model = lora.attach(model, r=4, dropout=dropout)
+    model = lora.attach(model, r=4, dropout=dropout).model
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)

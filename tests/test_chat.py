@@ -8,6 +8,8 @@ from rich.console import Console
 
 from tunesmith import chat as module
 from tunesmith.errors import InputError
+from tunesmith.model.loading import ModelSource
+from tunesmith.model.many import Several
 
 
 class Script:
@@ -44,7 +46,8 @@ def talk(monkeypatch):
                 raise line
             return line + "\n"
 
-        messages = module.converse(SimpleNamespace(), None, read, console, system, max_new_tokens=20)
+        one = Several({"none": SimpleNamespace(tokenizer=None, source=ModelSource("base"))})
+        messages = module.converse(SimpleNamespace(), one, read, console, system, max_new_tokens=20)
         return messages, out.getvalue()
 
     return run

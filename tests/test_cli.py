@@ -24,7 +24,18 @@ def good(tiny_folder, rows_file, tmp_path):
 
 @pytest.mark.parametrize(
     "verb",
-    [[], ["train"], ["demo"], ["evaluate"], ["generate"], ["chat"], ["data"], ["data", "inspect"], ["data", "show"]],
+    [
+        [],
+        ["train"],
+        ["demo"],
+        ["evaluate"],
+        ["generate"],
+        ["chat"],
+        ["merge"],
+        ["data"],
+        ["data", "inspect"],
+        ["data", "show"],
+    ],
 )
 def test_help_is_plain_and_for_people(tunesmith_cli, verb):
     code, out, err = tunesmith_cli(*verb, "--help")

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from tunesmith import registry
-from tunesmith.config import assign, load_file, parse
+from tunesmith.config import parse
 from tunesmith.data.mixing import Mixing
 from tunesmith.errors import InputError
+from tunesmith.run_file import assign, load_file
 
 DATA = {"data": "rows.jsonl"}
 
@@ -67,7 +68,7 @@ def test_an_unknown_key_is_refused_at_every_level(content, sentence):
         ({"optimizer": {"betas": 3}}, "optimizer: betas should be a list, found 3."),
         ({"output": 3}, "output should be text, found 3."),
         ({"evaluate": [{"n": 3}]}, "evaluate[0] needs a name, one of exact_match, perplexity, rule."),
-        ({"adapter": {"r": 3}}, "adapter needs a name, one of full, lora."),
+        ({"adapter": {"r": 3}}, f"adapter needs a name, one of {', '.join(registry.names('model.adapters'))}."),
         ({"mixing": 3}, "mixing should be a mapping of keys, found 3."),
         ({"mixing": {"temperature": 0.5}}, "mixing: temperature should be greater than or equal to 1, found 0.5."),
         ({"mixing": {"temperature": True}}, "mixing: temperature should be a number, found true."),
@@ -104,7 +105,7 @@ def test_a_wrong_type_is_refused(content, sentence):
         ({"data": {"path": "x", "format": "alpaka"}}, 'data (x): there is no format "alpaka". Did you mean "alpaca"?'),
         (
             {"train": {"schedule": "cosin"}},
-            "train.schedule should be one of cosine, linear, constant, wsd, found 'cosin'. Did you mean \"cosine\"?",
+            'train.schedule: there is no schedule "cosin". Did you mean "cosine"?',
         ),
         ({"train": {"device": "gpu"}}, "train.device should be one of cpu, cuda, mps, found 'gpu'."),
     ],
@@ -120,7 +121,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_spelling(content, sentence)
         ({"train": {"epochs": 1, "max_steps": 3}}, "exclude each other"),
         ({"train": {"early_stopping": 2}, "validation": False}, "early_stopping watches the validation loss"),
         ({"evaluate": ["rule"], "validation": False}, "evaluate measures on the validation rows"),
-        ({"adapter": {"from": "x", "r": 4}}, "take the other adapter keys away"),
+        ({"adapter": {"from": "x", "r": 4}}, "continues an adapter as it is; take adapter.r away"),
+        ({"train": {"activation_offload": "maybe"}}, "train.activation_offload should be true or false, found 'maybe'"),
         ({"validation": {"path": "x", "fraction": 0.1}}, "keep one"),
         ({"validation": {"format": "text"}}, "validation.format needs validation.path"),
         ({"mixing": {"temperature": 2}}, "mixing.temperature mixes sets, but data names 1"),

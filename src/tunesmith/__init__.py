@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from tunesmith.data.inspect import inspect
     from tunesmith.data.prepare import run as prepare
     from tunesmith.evaluation.evaluator import evaluate
+    from tunesmith.merge_adapters import merge
     from tunesmith.model.inference import generate_text as generate
     from tunesmith.training.api import train
 
-__all__ = ["GuardStop", "InputError", "evaluate", "generate", "inspect", "prepare", "train"]
+__all__ = ["GuardStop", "InputError", "evaluate", "generate", "inspect", "merge", "prepare", "train"]
 
 _HOMES = {  # imported when first asked for: `import tunesmith` itself is instant
     "train": ("tunesmith.training.api", "train"),
     "evaluate": ("tunesmith.evaluation.evaluator", "evaluate"),
     "generate": ("tunesmith.model.inference", "generate_text"),
+    "merge": ("tunesmith.merge_adapters", "merge"),
     "inspect": ("tunesmith.data.inspect", "inspect"),
     "prepare": ("tunesmith.data.prepare", "run"),
 }

@@ -4,7 +4,7 @@ import inspect
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
@@ -24,6 +24,8 @@ class Section(BaseModel):
     def _no_truth_for_numbers(cls, given: Any) -> Any:
         for key, value in given.items() if isinstance(given, Mapping) else ():
             field = cls.model_fields.get(key)
+            if value is False and field is not None and Literal[False] in get_args(field.annotation):
+                continue
             if isinstance(value, bool) and field is not None and _is_number(field.annotation):
                 raise ValueError(f"{key} should be a number, found {str(value).lower()}")
         return given
@@ -41,19 +43,22 @@ def named(
     key: str,
     where: str,
     skip: tuple[str, ...] = ("model",),
+    inferred: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Check {name, **arguments} against the named thing's signature; return the checked arguments without the name."""
     if not isinstance(section.get("name"), str):
         raise InputError(f"{where}: {key} needs a name, one of {', '.join(registry.names(package))}.")
-    known = registry.names(package)
-    if section["name"] not in known:
-        raise InputError(
-            f'{where}: {key}.name: there is no {registry.kind(package)} "{section["name"]}".{did_you_mean(section["name"], known)}'
-        )
+    if section["name"] not in registry.names(package):
+        try:
+            registry.load(package, section["name"])  # of another library, or what is near
+        except InputError as e:
+            raise InputError(f"{where}: {key}.name: {e}") from e
     given = {k: v for k, v in section.items() if k != "name"}
     if function is None:
         return given
-    return arguments(getattr(registry.load(package, section["name"]), function), given, f"{where}: {key}", skip)
+    return arguments(
+        getattr(registry.load(package, section["name"]), function), given, f"{where}: {key}", skip, inferred
+    )
 
 
 def arguments(
@@ -100,6 +105,8 @@ EXPECTED = {  # pydantic's error type -> what we say was expected
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "tuple_type": "a list",
     "too_long": "a shorter list",
 }

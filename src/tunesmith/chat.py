@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tunesmith.errors import InputError, did_you_mean
@@ -10,20 +10,24 @@ from tunesmith.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tunesmith.model.many import Several
+
 HELP = """/system TEXT   set the system message (without TEXT: take it away)
+/adapter NAME  answer with another adapter, "none" for the model without (without NAME: list them)
 /reset         forget the conversation, keep the system message
 /help          this list
 /quit          leave (as Ctrl-D does); Ctrl-C stops an answer"""
-COMMANDS = ("/system", "/reset", "/help", "/quit")
+COMMANDS = ("/system", "/adapter", "/reset", "/help", "/quit")
 
 Message = dict[str, Any]
 
 
 def chat(
     model: str,
-    adapter: str | None = None,
+    adapter: str | Sequence[str] | None = None,
     *,
     system: str | None = None,
+    quantize: str | None = None,
     device: str | None = None,
     max_new_tokens: int = 512,
     stdin: TextIO | None = None,
@@ -32,29 +36,38 @@ def chat(
 ) -> list[Message]:
     """Chat with a model until the input ends; return the conversation's messages.
 
+    `adapter`: folders or NAME=DIR; the first answers, `/adapter NAME` switches. `quantize`: how the base is held, as in
+    tunesmith.model.inference.check.
     `sampling`: the other keyword arguments of tunesmith.model.generate.generate; by default answers are greedy. Lines
     are read from a terminal with line editing, or one by one from `stdin`; colour only on a terminal. InputError as
     loading raises it.
     """
     from rich.console import Console
 
-    from tunesmith.model import inference
+    from tunesmith.model import many
     from tunesmith.model.generate import check_sampling
 
     check_sampling(max_new_tokens, **{k: v for k, v in sampling.items() if k != "seed"})
-    checked = inference.check(model, adapter, device)
+    several = many.check_several(model, many.named(adapter), device, base=True, quantize=quantize)
     console = Console(file=stdout or sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    for notice in checked.notices:
+    for notice in several.notices:
         console.print(notice, style="dim")
     read = _reader(stdin or sys.stdin, console)
-    return converse(checked.load(), checked.tokenizer, read, console, system, max_new_tokens=max_new_tokens, **sampling)
+    sampling["max_new_tokens"] = max_new_tokens
+    return converse(several.load(), several, read, console, system, **sampling)
 
 
 def converse(
-    model: Any, tokenizer: Any, read: Callable[[], str], console: "Console", system: str | None = None, **sampling: Any
+    model: Any,
+    several: "Several",
+    read: Callable[[], str],
+    console: "Console",
+    system: str | None = None,
+    **sampling: Any,
 ) -> list[Message]:
     """Answer what `read` returns until it raises EOFError or says /quit; return the messages of the conversation."""
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    current = next(iter(several.choices))
     if console.is_terminal:
         console.print("Say something; /help lists the commands, Ctrl-D leaves.", style="dim")
     while True:
@@ -67,10 +80,31 @@ def converse(
             continue
         if line == "/quit":
             return messages
-        if line.startswith("/"):
+        if line.partition(" ")[0] == "/adapter":
+            current = _switch(line.partition(" ")[2].strip(), current, several, console)
+        elif line.startswith("/"):
             messages = _command(line, messages, console)
         elif line:
-            messages = _turn(model, tokenizer, messages, line, console, sampling)
+            with several.using(model, current) as tokenizer:
+                messages = _turn(model, tokenizer, messages, line, console, sampling)
+
+
+def _switch(name: str, current: str, several: "Several", console: "Console") -> str:
+    """Return the name of what answers from now on: `name`, if it is one."""
+    from tunesmith.model import many
+
+    if not name:
+        listed = [f"{'*' if one == current else ' '} {one}" for one in several.choices]
+        console.print("\n".join(listed))
+        return current
+    try:
+        found = many.choice(several, name)
+    except InputError as e:
+        console.print(str(e), style="yellow")
+        return current
+    said = "The model answers without an adapter now." if found == many.NONE else f"The adapter {found} answers now."
+    console.print(said, style="dim")
+    return found
 
 
 def _reader(stdin: TextIO, console: "Console") -> Callable[[], str]:

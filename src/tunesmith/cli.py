@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli_data import data_app
+from tunesmith.cli_merge import merge
 from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost, SaidElsewhere
 from tunesmith.terminal import JSON, console, print_result
 from tunesmith.training.parallel import speaks
@@ -32,7 +33,18 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="starter, a local folder, a hub id or a run's folder.")]
-ADAPTER = Annotated[str | None, typer.Option(help="A PEFT adapter's folder on top of MODEL.", metavar="DIR")]
+ADAPTER = Annotated[list[str] | None, typer.Option(help="A PEFT adapter's folder on top of MODEL.", metavar="DIR")]
+ADAPTERS = Annotated[
+    list[str] | None,
+    typer.Option(help="A PEFT adapter's folder on top of MODEL, or NAME=DIR (may be repeated).", metavar="DIR"),
+]
+QUANTIZE = Annotated[
+    str | None,
+    typer.Option(
+        help="How the base is held: nf4, fp4, int8, torchao-int8 or none (default: as its adapter was trained).",
+        metavar="NAME",
+    ),
+]
 NEW_TOKENS = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)]
 TEMPERATURE = Annotated[float, typer.Option(help="0 takes the likeliest token; 0.7 is lively.", min=0)]
 TOP_P = Annotated[
@@ -71,7 +83,8 @@ def train(
     ] = None,
     objective: Annotated[str | None, typer.Option(help="sft (default) or pretrain.", metavar="NAME")] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="lora or full (default: by the model's size).", metavar="NAME")
+        str | None,
+        typer.Option(help="lora, dora, ia3, prompt, freeze, full, … (default: by the model's size).", metavar="NAME"),
     ] = None,
     output: Annotated[str | None, typer.Option(help="The run's folder (default: runs/…).", metavar="DIR")] = None,
     settings: Annotated[
@@ -114,6 +127,7 @@ def evaluate(
         typer.Option(help="perplexity, exact_match, rule, … (default: what suits the data).", metavar="NAME"),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Measure the first N rows only.", metavar="N", min=1)] = None,
+    quantize: QUANTIZE = None,
     max_new_tokens: NEW_TOKENS = None,
     as_json: JSON = False,
 ) -> None:
@@ -123,18 +137,29 @@ def evaluate(
     """
     from tunesmith.evaluation.evaluator import evaluate as verb
 
-    result = verb(model, adapter=adapter, data=data, metrics=metric or None, limit=limit, max_new_tokens=max_new_tokens)
+    if len(adapter or ()) > 1:  # typer would take the last one in silence
+        raise InputError(f"evaluate measures one adapter at a time, found {len(adapter or ())}; run it once for each.")
+    result = verb(
+        model,
+        adapter=adapter[0] if adapter else None,
+        data=data,
+        metrics=metric or None,
+        limit=limit,
+        quantize=quantize,
+        max_new_tokens=max_new_tokens,
+    )
     print_result(result, as_json, lambda r: _show_metrics(r["metrics"]))
 
 
 @app.command()
 def generate(
     model: MODEL,
-    adapter: ADAPTER = None,
+    adapter: ADAPTERS = None,
     prompt: Annotated[str | None, typer.Option(help="One prompt.", metavar="TEXT")] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="Prompts from a file, in any format training reads.", metavar="D")
     ] = None,
+    quantize: QUANTIZE = None,
     max_new_tokens: NEW_TOKENS = None,
     temperature: TEMPERATURE = 0.0,
     top_p: TOP_P = 1.0,
@@ -146,14 +171,16 @@ def generate(
 ) -> None:
     """Answer a prompt, or every prompt of a file.
 
-    The model's own chat template is used, as in training.
+    The model's own chat template is used, as in training. Of several adapters each answers; --adapter none is MODEL
+    alone.
     """
     from tunesmith.model.inference import generate_text
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
     result = generate_text(
         model,
-        adapter=adapter,
+        adapter=adapter or None,
+        quantize=quantize,
         prompt=prompt,
         data=data or None,
         temperature=temperature,
@@ -164,14 +191,15 @@ def generate(
         seed=seed,
         **sampling,
     )
-    print_result(result, as_json, lambda r: print("\n\n".join(a["answer"] for a in r["answers"])))
+    print_result(result, as_json, _show_answers)
 
 
 @app.command()
 def chat(
     model: MODEL,
-    adapter: ADAPTER = None,
+    adapter: ADAPTERS = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.", metavar="TEXT")] = None,
+    quantize: QUANTIZE = None,
     max_new_tokens: NEW_TOKENS = None,
     temperature: TEMPERATURE = 0.7,
     top_p: TOP_P = 0.95,
@@ -179,12 +207,21 @@ def chat(
 ) -> None:
     """Talk to a model in the terminal.
 
-    Answers stream; /help inside lists what else it does.
+    Answers stream; /adapter inside switches between adapters, /help lists what else it does.
     """
     from tunesmith.chat import chat as verb
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
-    verb(model, adapter=adapter, system=system, temperature=temperature, top_p=top_p, seed=seed, **sampling)
+    sampling["quantize"] = quantize
+    verb(model, adapter=adapter or None, system=system, temperature=temperature, top_p=top_p, seed=seed, **sampling)
+
+
+app.command()(merge)
+
+
+def _show_answers(result: dict[str, Any]) -> None:
+    answers = result["answers"]
+    print("\n\n".join(f"[{a['adapter']}] {a['answer']}" if "adapter" in a else a["answer"] for a in answers))
 
 
 def _progress() -> Any:
@@ -211,7 +248,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)  # a library's word to its own callers, not to people
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries' words to their own callers, not to people
+    warnings.filterwarnings("ignore", module=r"(peft|torchao|bitsandbytes)\.")
     terminated: list[int] = []
 
     def terminate(number: int, frame: Any) -> None:

@@ -6,7 +6,6 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
@@ -14,6 +13,10 @@ from tunesmith import registry
 from tunesmith.arguments import Section, arguments, checked, named
 from tunesmith.data.mixing import Mixing
 from tunesmith.errors import InputError, did_you_mean
+from tunesmith.model import stacking
+from tunesmith.model.quantize import Name as Quantize
+from tunesmith.model.quantize import Quantization
+from tunesmith.run_file import SHORT
 
 Positive = Annotated[int, Field(gt=0, lt=10**12)]
 
@@ -26,10 +29,50 @@ def _day(given: Any) -> str:
         raise PydanticCustomError("day", "a date, as 2026-01-31") from e
 
 
+def _clip(given: Any) -> Any:
+    """Return False, no clipping, for nothing too: what is unset is left out of run.yaml, and would come back as the default."""
+    return False if given is None else given
+
+
+def _recomputed(given: Any) -> Any:
+    """Return one of the words, or the number n of "every n-th layer"."""
+    number = isinstance(given, int) and not isinstance(given, bool) and given > 0
+    if number or given in ("none", "selective", "full", None):
+        return given
+    raise PydanticCustomError("recomputed", "none, selective, full or a whole number n (every n-th layer)")
+
+
+def _tokens(given: Any) -> list[str]:
+    """Return the tokens of a list, or of a file with one per line; InputError for what can be none."""
+    if isinstance(given, str):
+        try:
+            lines = Path(given).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as e:
+            why = e.strerror if isinstance(e, OSError) else "it is no UTF-8 text"
+            raise InputError(f"model.new_tokens: the file {given} of one token per line cannot be read ({why}).") from e
+        given = [line.strip() for line in lines if line.strip()]
+    if not isinstance(given, list) or not given:
+        raise PydanticCustomError("tokens", "a list of new tokens, or a file with one per line")
+    seen: set[str] = set()
+    for token in given:
+        if not isinstance(token, str) or not token.strip() or token != token.strip():
+            raise PydanticCustomError("tokens", "a list of texts that neither begin nor end with a space")
+        if token in seen:
+            raise InputError(f'model.new_tokens names "{token}" twice; once is enough.')
+        seen.add(token)
+    return list(given)
+
+
 class Model(Section):
-    """Which model: `starter`, a local folder, a hub id or a run's folder."""
+    """Which model: `starter`, a local folder, a hub id or a run's folder.
+
+    new_tokens are added to its tokenizer and their rows trained: a list, or a file with one per line.
+    """
 
     path: str = "starter"
+    new_tokens: Annotated[list[str], BeforeValidator(_tokens)] | None = None
+    quantize: Quantize | None = None
+    double_quantization: bool | None = None
 
 
 class Train(Section):
@@ -40,15 +83,18 @@ class Train(Section):
     tokens_per_step: Positive | None = None
     batch_size: Positive | None = None
     max_length: Annotated[int, Field(gt=1)] | None = None
-    schedule: Literal["cosine", "linear", "constant", "wsd"] | None = None
+    schedule: str | dict[str, Any] | None = None
     warmup: Annotated[float, Field(ge=0)] | None = None
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    clip_norm: Annotated[Annotated[float, Field(gt=0)] | Literal[False], BeforeValidator(_clip)] = 1.0
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     device: Literal["cpu", "cuda", "mps"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     microbatch_tokens: Positive | None = None
-    activation_checkpointing: Literal["none", "selective", "full"] | None = None
+    activation_checkpointing: Annotated[Any, BeforeValidator(_recomputed)] = None
+    activation_offload: bool | None = None
+    optimizer_in_backward: bool = False
     compile: bool = False
+    fused: bool = True
     date: Annotated[str, BeforeValidator(_day)] | None = None
     evaluate_every: Positive | None = None
     checkpoint_every: Positive | None = None
@@ -57,13 +103,6 @@ class Train(Section):
     max_bad_steps: Positive = 5
 
 
-SHORT = {
-    "model": "path",
-    "objective": "name",
-    "adapter": "name",
-    "optimizer": "name",
-    "validation": "path",
-}  # `model: x` means `model: {path: x}`
 DEFAULTS = {"objective": "sft", "optimizer": "adamw"}  # the name where only its arguments are given
 
 
@@ -81,7 +120,7 @@ class Validation(Section):
 
 
 class RunConfig(Section):
-    """One run. `objective`, `adapter`, `optimizer` and each of `evaluate` and `track` are {name, and that thing's keyword arguments}.
+    """One run. `objective`, `adapter`, `optimizer`, `regularizer`, each of `evaluate` and `track`: {name, and its keyword arguments}.
 
     `prepare` is {step: true, false or its options}, `mixing` the keyword arguments of data.mixing.Mixing.
     """
@@ -94,79 +133,20 @@ class RunConfig(Section):
     objective: dict[str, Any] = Field(default={"name": DEFAULTS["objective"]})
     adapter: dict[str, Any] | None = None
     optimizer: dict[str, Any] = Field(default={"name": DEFAULTS["optimizer"]})
+    regularizer: dict[str, Any] | None = None
     train: Train = Train()
     evaluate: list[dict[str, Any]] = Field(default=[])
     track: list[dict[str, Any]] = Field(default=[])
     output: Annotated[str, Field(min_length=1)] | None = None
 
+    def quantization(self) -> Quantization | None:
+        """Return how the base is quantised, None where it is not. Double quantisation is the default."""
+        name = self.model.quantize
+        return None if name in (None, "none") else Quantization(str(name), self.model.double_quantization is not False)
+
     def mixed(self, where: str = "the run") -> Mixing:
         """Return `mixing`, checked."""
         return Mixing(**arguments(Mixing, self.mixing or {}, f"{where}: mixing", ()))
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is a mistake, not the second one's victory."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f'the key "{key.value}" is given twice', problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def load_file(path: str) -> dict[str, Any]:
-    """Read a run file (safe YAML) as plain data; InputError names the file and the line."""
-    file = Path(path)
-    if file.is_dir():
-        file = file / "run.yaml"
-    if not file.is_file():
-        siblings = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
-        raise InputError(f"there is no run file {path}.{did_you_mean(file.name, siblings)}")
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror}.") from e
-    except RecursionError as e:
-        raise InputError(f"{path}: this is no YAML for a run file (nested too deeply).") from e
-    except (yaml.YAMLError, ValueError) as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(e, "problem", None) or (
-            "not UTF-8 text" if isinstance(e, UnicodeDecodeError) else str(e).splitlines()[0]
-        )
-        raise InputError(f"{path}{where}: this is no YAML for a run file ({reason}).") from e
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: a run file is a mapping of sections (model, data, objective, ...), not {_kind(content)}."
-        )
-    return content
-
-
-def assign(content: dict[str, Any], setting: str) -> None:
-    """Apply one `--set section.key=value` to the run file's data in place; the value is read as YAML."""
-    key, equals, text = setting.partition("=")
-    if not equals or not key:
-        raise InputError(f'--set takes section.key=value, found "{setting}".')
-    *parents, last = key.split(".")
-    node: Any = content
-    for i, part in enumerate(parents):
-        if isinstance(node.get(part), str) and part in SHORT and i == 0:
-            node[part] = {SHORT[part]: node[part]}
-        child = node.setdefault(part, {})
-        if isinstance(child, list):
-            raise InputError(f"--set {key}: {part} is a list; give the whole of it, as in --set '{part}=[…]'.")
-        if not isinstance(child, dict):
-            child = node[part] = {}
-        node = child
-    try:
-        node[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise InputError(f'--set {key}: "{text[:80]}" is no YAML value.') from e
 
 
 def parse(content: Mapping[str, Any], where: str = "the run file") -> RunConfig:
@@ -242,9 +222,17 @@ def _check_prepare(section: dict[str, Any], validation: dict[str, Any] | Literal
 
 
 def _check_combinations(config: RunConfig, where: str) -> None:
-    train = config.train
+    train, name = config.train, config.model.quantize
+    if config.model.double_quantization is not None and name not in ("nf4", "fp4"):
+        raise InputError(
+            f"{where}: model.double_quantization goes with model.quantize nf4 or fp4, not with {name or 'none'}."
+        )
     if train.batch_size and train.tokens_per_step:
         raise InputError(f"{where}: train.batch_size (rows) and train.tokens_per_step exclude each other; keep one.")
+    if train.activation_offload and train.compile:
+        raise InputError(f"{where}: train.activation_offload and train.compile exclude each other; keep one.")
+    if train.optimizer_in_backward:
+        _check_in_backward(config, where)
     if train.epochs and train.max_steps:
         raise InputError(f"{where}: train.epochs and train.max_steps exclude each other; keep one.")
     if config.validation is False and train.early_stopping:
@@ -252,19 +240,34 @@ def _check_combinations(config: RunConfig, where: str) -> None:
     if config.validation is False and config.evaluate:
         raise InputError(f"{where}: evaluate measures on the validation rows, but validation is false.")
     if config.adapter and "from" in config.adapter:
-        if set(config.adapter) != {"from"}:
-            raise InputError(f"{where}: adapter.from continues an adapter as it is; take the other adapter keys away.")
+        if others := ", ".join(f"adapter.{key}" for key in config.adapter if key != "from"):
+            raise InputError(f"{where}: adapter.from continues an adapter as it is; take {others} away.")
         if not isinstance(config.adapter["from"], str):
             raise InputError(
                 f"{where}: adapter.from should be an adapter's or a run's folder, found {config.adapter['from']!r}."
             )
 
 
+def _check_in_backward(config: RunConfig, where: str) -> None:
+    """InputError for what needs all gradients of a step at once."""
+    train, key = config.train, f"{where}: train.optimizer_in_backward"
+    if train.clip_norm:
+        raise InputError(
+            f"{key} steps each weight before the norm of all gradients is known, so nothing can be clipped by it; set "
+            "train.clip_norm: false."
+        )
+    if train.dtype == "float16":
+        raise InputError(f"{key} cannot take back a step that overflows, as float16's do; set train.dtype: bfloat16.")
+    if config.regularizer is not None:
+        raise InputError(f"{key} steps each weight before the regularizer adds its gradient; take one of the two away.")
+
+
 def _check_named(config: RunConfig, where: str) -> RunConfig:
     """Return the run with the arguments of every named thing checked against its signature, and converted."""
     found: dict[str, Any] = {}
     if config.adapter is not None and "from" not in config.adapter:
-        found["adapter"] = _named(config.adapter, "model.adapters", "attach", "adapter", where, ("model",))
+        own, laid = stacking.split(config.adapter, where)
+        found["adapter"] = {**_named(own, "model.adapters", "attach", "adapter", where, ("model",)), **laid}
     found["objective"] = _named(
         config.objective, "training.objectives", "loss", "objective", where, ("logps", "weights")
     )
@@ -272,12 +275,45 @@ def _check_named(config: RunConfig, where: str) -> RunConfig:
         _named(metric, "evaluation.metrics", "score", f"evaluate[{i}]", where, ("item",))
         for i, metric in enumerate(config.evaluate)
     ]
-    found["optimizer"] = _optimizer(config.optimizer, where)
+    found["optimizer"] = _named(
+        config.optimizer, "training.optimizers", "make", "optimizer", where, ("masters", "ratios"), ("learning_rate",)
+    )
+    if config.train.schedule is not None:
+        found["train"] = config.train.model_copy(update={"schedule": _schedule(config, where)})
+    if config.regularizer is not None:
+        found["regularizer"] = _named(config.regularizer, "training.regularizers", "make", "regularizer", where, ())
+        _check_regularizer(config, where)
     found["track"] = [_tracker(tracker, f"track[{i}]", where) for i, tracker in enumerate(config.track)]
     names = [tracker["name"] for tracker in found["track"]]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"{where}: track names {twice} twice; once is enough.")
     return config.model_copy(update={k: v for k, v in found.items() if k in config.model_fields_set})
+
+
+def _check_regularizer(config: RunConfig, where: str) -> None:
+    """InputError for an optimizer whose averages a pull of the weights themselves would leave out."""
+    assert config.regularizer is not None
+    if config.regularizer["name"] == "decay_to_base" and config.optimizer["name"] == "schedule_free":
+        raise InputError(
+            f"{where}: regularizer decay_to_base pulls the trained weights back, which schedule_free makes anew of others at every step; "
+            "take regularizer kl_to_base, or optimizer adamw."
+        )
+
+
+def _schedule(config: RunConfig, where: str) -> str | dict[str, Any]:
+    """Return train.schedule, checked; InputError where the optimizer goes with another alone."""
+    from tunesmith.training import schedules
+
+    asked, name = config.train.schedule, config.optimizer["name"]
+    assert asked is not None
+    found = schedules.checked(asked, f"{where}: train.schedule")
+    only = getattr(registry.load("training.optimizers", name), "SCHEDULE", None)
+    if only and found != only:
+        raise InputError(
+            f"{where}: train.schedule is {schedules.name_of(found)}, but {name} goes with {only} alone: its averages take a falling "
+            "rate's place; take train.schedule away."
+        )
+    return found
 
 
 def _check_tasks(config: RunConfig, where: str) -> None:
@@ -294,24 +330,15 @@ def _check_tasks(config: RunConfig, where: str) -> None:
 
 
 def _named(
-    section: Mapping[str, Any], package: str, function: str, key: str, where: str, skip: tuple[str, ...]
+    section: Mapping[str, Any],
+    package: str,
+    function: str,
+    key: str,
+    where: str,
+    skip: tuple[str, ...],
+    inferred: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    return {"name": section.get("name"), **named(section, package, function, key, where, skip)}
-
-
-def _optimizer(section: Mapping[str, Any], where: str) -> dict[str, Any]:
-    from tunesmith.training.optimizers import OPTIMIZERS
-
-    name = section["name"]
-    if name not in OPTIMIZERS:
-        raise InputError(
-            f'{where}: optimizer.name: there is no optimizer "{name}".{did_you_mean(str(name), OPTIMIZERS)}'
-        )
-    given = {k: v for k, v in section.items() if k != "name"}
-    return {
-        "name": name,
-        **arguments(OPTIMIZERS[name], given, f"{where}: optimizer", ("masters",), inferred=("learning_rate",)),
-    }
+    return {"name": section.get("name"), **named(section, package, function, key, where, skip, inferred)}
 
 
 def _tracker(section: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -326,7 +353,3 @@ def _tracker(section: Mapping[str, Any], key: str, where: str) -> dict[str, Any]
     except InputError as e:
         raise InputError(f"{where}: {key}: {e}") from e
     return {"name": name, **named(section, "tracking", "start", key, where, ("begin",))}
-
-
-def _kind(value: Any) -> str:
-    return {"NoneType": "empty", "str": "text", "list": "a list"}.get(type(value).__name__, type(value).__name__)

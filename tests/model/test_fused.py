@@ -4,78 +4,49 @@ from copy import deepcopy
 
 import pytest
 import torch
+from fusing import ADAPTERS, BOUND, adapted, assert_equal, fused_modules, run
+from peft import LoraConfig
 from torch import nn
 
 from builders import tiny_model
 from tunesmith.model import fused
-from tunesmith.model.adapters import lora
-from tunesmith.model.lora import fuse
+from tunesmith.model.lora import fuse, parts_of
 
-BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
-
-
-def adapted(family, dtype, adapter, **changes):
-    """A tiny model with every kind of trained weight at values that matter."""
-    model = tiny_model(family, dtype, **changes)
-    if adapter is not None:
-        model = lora.attach(model, r=3, **adapter)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_" in name or p.dim() == 1:
-                p.normal_(0, 0.1)
-    return model
+BIASES = {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"}
 
 
-def run(model, ids):
-    """The logits, and the gradients by name of a sum that weighs every logit differently."""
-    logits = model(input_ids=ids, use_cache=False).logits
-    weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
-    (logits * weights).sum().backward()
-    return logits.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_equal(ours, wanted, dtype):
-    for name, gradient in wanted[1].items():
-        torch.testing.assert_close(ours[1][name], gradient, atol=BOUND[dtype] * gradient.abs().max(), rtol=0, msg=name)
-    assert ours[1].keys() == wanted[1].keys()
-    torch.testing.assert_close(ours[0], wanted[0], atol=BOUND[dtype] * wanted[0].abs().max(), rtol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
 @pytest.mark.parametrize(
-    "adapter",
-    [None, {}, {"target_modules": ["q_proj", "v_proj", "down_proj"]}, {"rslora": True}],
-    ids=["full", "lora", "some", "rslora"],
-)
-@pytest.mark.parametrize(
-    ("family", "changes"),
+    ("dtype", "base", "changes"),
     [
-        ("llama", {}),
-        ("llama", {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"}),
-        ("qwen2", {}),
-        ("qwen3", {}),
-        ("mistral", {}),
-        ("gemma2", {}),
+        (torch.float32, False, {}),
+        (torch.float64, False, BIASES),
+        (torch.float64, True, {}),
+        (torch.float32, True, BIASES),
     ],
-    ids=["llama", "llama-biases-gelu", "qwen2", "qwen3", "mistral", "gemma2"],
+    ids=["frozen-fp32", "frozen-float64-biases-gelu", "trained-float64", "trained-fp32-biases-gelu"],
 )
-def test_logits_and_gradients_are_those_of_the_modules(family, changes, adapter, dtype):
-    model = adapted(family, dtype, adapter, **changes)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_logits_and_gradients_are_those_of_the_modules(adapter, dtype, base, changes):
+    model = adapted("llama", dtype, ADAPTERS[adapter], base, **changes)
     ids = torch.randint(0, 97, (2, 13))
     wanted = run(deepcopy(model), ids)
     fuse(model)
     assert_equal(run(model, ids), wanted, dtype)
 
 
-def fused_modules(model):
-    """How often each fused forward is set."""
-    names = [getattr(getattr(m.__dict__.get("forward"), "func", None), "__name__", None) for m in model.modules()]
-    return {name: names.count(name) for name in set(names) - {None}}
+@pytest.mark.parametrize("adapter", ["full", "lora", "dora-dropout"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "gemma2"])
+def test_other_families(family, adapter):
+    model = adapted(family, torch.float64, ADAPTERS[adapter])
+    ids = torch.randint(0, 97, (2, 13))
+    wanted = run(deepcopy(model), ids)
+    fuse(model)
+    assert_equal(run(model, ids), wanted, torch.float64)
 
 
 def test_which_modules_are_fused():
-    model = lora.attach(tiny_model("qwen3"), r=2)
+    model = adapted("qwen3", torch.float32, {})
     assert fuse(model) == 14
     # two layers: a norm before attention and feed-forward, one each for queries and keys; one at the end
     assert fused_modules(model) == {"_forward": 14, "_attention": 2, "_mlp": 2, "_norm": 9}
@@ -138,7 +109,10 @@ def test_modules_of_one_class_with_other_attributes_are_tried_by_themselves():
         assert fused.fuse_blocks(nn.ModuleList(map(ShiftedRMSNorm, shifts))) == 2
 
 
-def test_bf16_is_as_near_to_float64_as_the_modules_are():
+@pytest.mark.parametrize(
+    "adapter", ["lora", "dora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("dropout", "dora-dropout"))]
+)
+def test_bf16_is_as_near_to_float64_as_the_modules_are(adapter):
     """Over the mean of some seeds: one model's error is what its rounding happens to be."""
 
     def error(got, exact):
@@ -146,7 +120,7 @@ def test_bf16_is_as_near_to_float64_as_the_modules_are():
 
     ours = theirs = 0.0
     for seed in range(8):
-        model = adapted("llama", torch.bfloat16, {}, seed=seed)
+        model = adapted("llama", torch.bfloat16, ADAPTERS[adapter], seed=seed)
         own, other = deepcopy(model), deepcopy(model)
         fuse(other)
         ids = torch.randint(0, 97, (2, 40))
@@ -188,6 +162,72 @@ def test_an_adapter_switched_off_or_merged_is_left_out():
     torch.testing.assert_close(model(ids).logits, wanted, atol=1e-10, rtol=0)
     merged = model.merge_and_unload()
     torch.testing.assert_close(merged(ids).logits, wanted, atol=1e-10, rtol=0)
+
+
+SECOND = {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+
+
+def _two(dtype, first, second, active):
+    """A model with two adapters at values that matter, `active` ones switched on; all of the first and the active are trained."""
+    model = adapted("llama", dtype, first)
+    model.add_adapter("other", LoraConfig(**SECOND, **second))
+    model.base_model.set_adapter(active)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".other." in name and "magnitude" not in name:
+                p.normal_(0, 0.1)
+    return model.to(dtype).train()
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("first", "second", "grouped"),
+    [
+        ({}, {}, True),
+        ({"use_rslora": True}, {"lora_bias": True}, True),
+        ({}, {"lora_dropout": 0.3}, False),
+        ({"use_dora": True}, {}, False),
+        ({"use_dora": True}, {"use_dora": True}, False),
+    ],
+    ids=["plain", "bias", "dropout", "dora", "two-dora"],
+)
+def test_two_active_adapters(first, second, grouped, dtype):
+    for active in (["default", "other"], ["other", "default"], ["other"], ["default"]):
+        model = _two(dtype, first, second, active)
+        ids = torch.randint(0, 97, (2, 13))
+        wanted = run(deepcopy(model), ids)
+        fuse(model)
+        assert_equal(run(model, ids), wanted, dtype)
+        layer = model.base_model.model.model.layers[0].self_attn.q_proj
+        assert (parts_of(layer) is not None) == (grouped or len(active) == 1)
+
+
+def test_of_two_adapters_a_frozen_one_gets_no_gradient():
+    model = _two(torch.float64, {}, {}, ["default", "other"])
+    for name, p in model.named_parameters():
+        p.requires_grad_(".default." in name)
+    wanted = run(deepcopy(model), torch.arange(9)[None])
+    fuse(model)
+    assert_equal(run(model, torch.arange(9)[None]), wanted, torch.float64)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_autocast_is_left_to_the_modules(adapter):
+    model = adapted("llama", torch.float32, ADAPTERS[adapter])
+    plain = deepcopy(model)
+    fuse(model)
+    ids = torch.arange(9)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_equal(run(model, ids), run(plain, ids), torch.float32)
+
+
+def test_a_second_derivative_is_refused():
+    """What is kept between the passes has no history: it would come out wrong without a word."""
+    x = torch.randn(2, 5, requires_grad=True)
+    (first,) = torch.autograd.grad(fused.rms_norm(x, torch.ones(5), 1e-5).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        first.sum().backward()
 
 
 def test_generation_with_a_cache_is_unchanged():

@@ -29,7 +29,7 @@ def case(scale, n=37, width=16, vocabulary=211, dtype=torch.float64):
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("keep", [0, 2**30])
 def test_equals_autograd_in_float64(monkeypatch, trained, softcap, keep):
-    monkeypatch.setattr(head, "KEEP", keep)
+    monkeypatch.setattr(head, "_keeps", lambda *_: bool(keep))
     monkeypatch.setattr(head, "MOST", 10)
     hidden, weight, targets = case(2.0)
     logp, dh, dw = reference(hidden, weight, targets, softcap)
@@ -83,7 +83,7 @@ def test_the_gradient_does_not_vanish_near_certainty():
 @pytest.mark.parametrize("scale", [2.0**4, 2.0**10, 2.0**16])
 def test_fp16_keeps_small_residuals_for_the_loss_scale(monkeypatch, scale, trained, keep):
     """At 1 - p = 1e-6 the residual is between fp16's last numbers, 6e-8 apart; the loss scale comes only afterwards."""
-    monkeypatch.setattr(head, "KEEP", keep)
+    monkeypatch.setattr(head, "_keeps", lambda *_: bool(keep))
     weight = torch.tensor([[1.0], [0.0]], dtype=torch.float16, requires_grad=trained)
     hidden = torch.tensor([[13.8125]], dtype=torch.float16, requires_grad=True)
     (head.target_logps(hidden, weight, torch.tensor([0])).sum() * scale).backward()
@@ -100,3 +100,12 @@ def test_no_targets():
     for trained in (True, False):
         got = head.target_logps(hidden, torch.zeros(5, 4, requires_grad=trained), torch.zeros(0, dtype=torch.int64))
         assert got.shape == (0,)
+
+
+def test_residuals_are_kept_where_that_is_less_than_a_sum_of_their_products_takes(monkeypatch):
+    """V = 10, H = 4, fp32: sum and product take 10 x 4 x 8 bytes, as many as the residuals of 8 rows; KEEP may allow more."""
+    weight = torch.zeros(10, 4)
+    monkeypatch.setattr(head, "KEEP", 0)
+    assert [head._keeps(torch.zeros(n, 4), weight) for n in (8, 9)] == [True, False]
+    monkeypatch.setattr(head, "KEEP", 10 * 9 * 4)
+    assert head._keeps(torch.zeros(9, 4), weight)

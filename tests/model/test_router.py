@@ -147,7 +147,7 @@ def test_lora_on_routers_and_experts_has_it_too():
 
     def adapted():
         torch.manual_seed(5)
-        model = attach(moe("mixtral"), r=2)
+        model = attach(moe("mixtral"), r=2).model
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(p, std=0.1)

@@ -83,8 +83,8 @@ def test_frozen_head_and_lora_gradients_equal_plain_peft():
 
     examples = random_examples(n=7, seed=3)
     torch.manual_seed(1)
-    oracle = attach(tiny_model("llama", torch.float64))
-    ours = attach(tiny_model("llama", torch.float64))
+    oracle = attach(tiny_model("llama", torch.float64)).model
+    ours = attach(tiny_model("llama", torch.float64)).model
     with torch.no_grad():
         for (name, a), b in zip(oracle.named_parameters(), ours.parameters(), strict=True):
             if "lora_" in name:
@@ -149,7 +149,7 @@ def test_lora_on_experts_flat_equals_plain_peft():
 
     def adapted():
         torch.manual_seed(1)
-        model = attach(tiny_model("qwen3_moe"), r=2)
+        model = attach(tiny_model("qwen3_moe"), r=2).model
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if "lora_B" in name:

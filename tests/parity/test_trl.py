@@ -15,7 +15,7 @@ from tunesmith.run import open_run
 from tunesmith.training.batch import epoch_order, microbatches
 from tunesmith.training.loop import Loop
 from tunesmith.training.objectives import sft
-from tunesmith.training.optimizers import adamw
+from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.plan import Plan
 
 trl = pytest.importorskip("trl", reason="needs trl, the oracle (pip install -e '.[dev]')")
@@ -68,14 +68,14 @@ def sft_trainer(model, rows, folder, **options):
 def test_loss_and_gradients(family, adapter, tmp_path):
     examples = random_examples(n=8, seed=4)
     attach = full.attach if adapter == "full" else lora.attach
-    oracle = randomise(attach(tiny_model(family)))
+    oracle = randomise(attach(tiny_model(family)).model)
     trainer = sft_trainer(oracle, rows_of(examples), tmp_path)
     (inputs,) = trainer.get_train_dataloader()
     oracle.train()
     wanted = trainer.compute_loss(oracle, inputs, num_items_in_batch=torch.tensor(int(examples.scored.sum())))
     wanted.backward()
 
-    ours = randomise(attach(tiny_model(family)))
+    ours = randomise(attach(tiny_model(family)).model)
     fuse(ours)
     policy, _ = make_policy(ours)
     policy.train()
@@ -97,7 +97,7 @@ def test_twenty_steps(adapter, tmp_path):
     """The same rows in the same order, eight a step: every step's loss and the weights at the end."""
     examples, steps = random_examples(n=160, seed=5), 20
     attach = full.attach if adapter == "full" else lora.attach
-    oracle = randomise(attach(tiny_model()))
+    oracle = randomise(attach(tiny_model()).model)
     order = epoch_order(len(examples), seed=0, epoch=0)
     rows = rows_of(examples)
     options = {"learning_rate": 1e-3, "lr_scheduler_type": "linear", "max_steps": steps, "logging_steps": 1}
@@ -114,7 +114,7 @@ def test_twenty_steps(adapter, tmp_path):
     trainer.train()
     wanted = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
-    ours = randomise(attach(tiny_model()))
+    ours = randomise(attach(tiny_model()).model)
     fuse(ours)
     with open_run(tmp_path / "ours") as run:
         plan = Plan(

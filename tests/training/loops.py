@@ -10,7 +10,7 @@ from tunesmith.model.policy import make_policy
 from tunesmith.run import open_run
 from tunesmith.training.loop import Loop
 from tunesmith.training.objectives import sft
-from tunesmith.training.optimizers import adamw
+from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.plan import Plan
 
 EXAMPLES = random_examples(n=40, low=3, high=20)
@@ -25,6 +25,7 @@ def make_loop(
     dropout=0.0,
     make_optimizer=adamw,
     device="cpu",
+    companions=(),
     **changes,
 ):
     """Return a loop over 40 random rows, eight to a step, with a tiny Llama, trained whole or (dropout) with LoRA."""
@@ -52,10 +53,23 @@ def make_loop(
         from tunesmith.model.adapters.lora import attach
 
         torch.manual_seed(5)
-        model = attach(model, r=4, dropout=dropout)
+        model = attach(model, r=4, dropout=dropout).model
     policy, _ = make_policy(model.to(device))
     optimizer = lambda masters: make_optimizer(masters, learning_rate=learning_rate, weight_decay=0.1)  # noqa: E731
-    return Loop(run, policy, loss, EXAMPLES, lambda _: np.arange(len(EXAMPLES)), plan, optimizer, evaluate, "data")
+    loop = Loop(
+        run,
+        policy,
+        loss,
+        EXAMPLES,
+        lambda _: np.arange(len(EXAMPLES)),
+        plan,
+        optimizer,
+        evaluate,
+        "data",
+        companions=companions,
+    )
+    loop.begin_companions()
+    return loop
 
 
 def unfused(masters, **arguments):

@@ -23,7 +23,7 @@ from tunesmith.model.policy import Policy, make_policy
 from tunesmith.training import parallel
 from tunesmith.training.loop import Loop
 from tunesmith.training.objectives import sft
-from tunesmith.training.optimizers import adamw
+from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.plan import Plan
 
 SPOKEN = {}  # what this process found, by job

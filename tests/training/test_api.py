@@ -149,7 +149,7 @@ def test_a_second_adapter_on_an_adapter_is_refused(train, tiny_folder, tmp_path)
     assert "holds a whole model, no adapter" in said
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "IA3"}))
-    assert "is a IA3 adapter; tunesmith continues LORA ones only" in refusal(train, "two", model=str(other))
+    assert "does not fit the model" in refusal(train, "two", model=str(other))
     assert not (tmp_path / "two").exists()
 
 

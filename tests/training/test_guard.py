@@ -15,8 +15,9 @@ from tunesmith.errors import GuardStop, Interrupted
 from tunesmith.run import open_run, state
 from tunesmith.training import checkpoint, guard, infer
 from tunesmith.training.guard import GOOD, GRADIENT, LOSS, OVERFLOW, SPIKE, Guard
+from tunesmith.training.masters import state_tensors
 from tunesmith.training.objectives import sft
-from tunesmith.training.optimizers import adamw, state_tensors
+from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.plan import plan_steps
 
 CPU = torch.device("cpu")
@@ -372,7 +373,7 @@ def test_float16_finds_its_scale_and_resumes_to_the_same_bits(tmp_path):
 
 def test_unscaling_is_exact():
     """A gradient scaled by a power of two and divided by it in the step moves fp32 masters to the same bits as the plain one."""
-    from tunesmith.training.optimizers import update
+    from tunesmith.training.masters import update
 
     ends = []
     for scale in (1.0, 2.0**16):

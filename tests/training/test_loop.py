@@ -12,8 +12,9 @@ from builders import tiny_model
 from tunesmith.errors import GuardStop, Interrupted
 from tunesmith.run import open_run
 from tunesmith.training import checkpoint, disk
+from tunesmith.training.masters import load_state_tensors
 from tunesmith.training.objectives import sft
-from tunesmith.training.optimizers import adamw, load_state_tensors
+from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.parallel import World
 from tunesmith.training.plan import Plan
 

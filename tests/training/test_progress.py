@@ -54,7 +54,7 @@ def test_a_run_in_plain_lines() -> None:
     run += [evaluate(100, 1.25), {"event": "end", "state": "done", "step": 100, "tokens": 100_000, "seconds": 50.2}]
     shown = lines(run)
     assert shown[0] == (
-        "Training starter with sft, lora adapter (98,304 of 2,000,000 parameters): 100 steps, 2 epochs of 1,200 rows, 60 held out"
+        "Training starter with sft, lora adapter (98,304 of 2,000,000 parameters, 4.92%): 100 steps, 2 epochs of 1,200 rows, 60 held out"
     )
     assert len(shown) == 1 + 10 + 1 + 1
     assert shown[1] == "step 10/100  loss 3.00  2,000 tok/s  45 s left  1.50 GiB"
@@ -62,6 +62,20 @@ def test_a_run_in_plain_lines() -> None:
     assert shown[10] == "step 100/100  loss 1.90  2,000 tok/s  1.50 GiB"
     assert shown[11] == "step 100/100  validation loss 1.25 (1.15–1.35), exact match 41% (30%–50%)"
     assert shown[12] == "Done at step 100: 100,000 tokens in 50 s"
+
+
+def test_what_is_trained_is_told_with_its_share_and_its_file_s_size() -> None:
+    on = {"adapter_on": "runs/a", "adapter_bytes": 196_608}
+    assert (
+        "lora adapter stacked on runs/a (98,304 of 2,000,000 parameters, 4.92%; the adapter takes 192 KiB)"
+        in lines([{**START, **on, "adapter_how": "stack"}])[0]
+    )
+    assert "lora adapter on the base with runs/a merged in (98" in lines([{**START, **on, "adapter_how": "merge"}])[0]
+    assert "with sft, continuing the adapter from runs/a (98" in lines([{**START, "adapter": "from runs/a"}])[0]
+    full = {"adapter": "full", "adapter_bytes": None, "trained_parameters": 2_000_000}
+    assert "with sft, full (2,000,000 parameters)" in lines([{**START, **full}])[0]
+    tiny = {"trained_parameters": 4_000, "parameters": 8_000_000_000}
+    assert "(4,000 of 8,000,000,000 parameters, 5e-5%)" in lines([{**START, **tiny}])[0]
 
 
 def test_the_loss_shown_is_weighted_by_scored_tokens_and_survives_a_missing_one() -> None:

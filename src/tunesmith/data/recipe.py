@@ -223,7 +223,7 @@ def _shown(value: Any) -> str:
 
 def load(path: str) -> Recipe:
     """Return the recipe in a card.json, a recipe.yaml or the folder of a prepared set; InputError where it holds none."""
-    from tunesmith.config import load_file
+    from tunesmith.run_file import load_file
 
     place = Path(path)
     file = place / "card.json" if place.is_dir() else place
@@ -260,7 +260,7 @@ _SHAPE: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 
 def asked(given: Sequence[str], settings: Sequence[str]) -> tuple[Entries, Section, int]:
     """Return (data, prepare section, seed) of the command line: sources, or one run file; `settings` as step.option=value."""
-    from tunesmith.config import assign, load_file
+    from tunesmith.run_file import assign, load_file
 
     entries: Entries = list(given)
     content: dict[str, Any] = {}
@@ -292,7 +292,7 @@ def of_recipe(given: Sequence[str]) -> Recipe | None:
     if path.name == "card.json":
         return load(given[0])
     if _is_yaml(given[0]):
-        from tunesmith.config import load_file
+        from tunesmith.run_file import load_file
 
         return load(given[0]) if "sources" in load_file(given[0]) else None
     return None

@@ -245,12 +245,14 @@ def evaluate(
     max_new_tokens: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    quantize: str | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Measure a model on data: {"metrics": {NAME: {"value", "n", "low", "high"}}, "notices": [sentence]}.
 
     `data` is a path, hub id or mapping as in a run file's `data`, or a list of them; `limit` takes its first rows;
-    `metrics` are names or {name, options} (None: default_metrics). The rest as in evaluate_records. Model, data, metrics
+    `metrics` are names or {name, options} (None: default_metrics); `quantize` says how the
+    base is held, as in tunesmith.model.inference.check. The rest as in evaluate_records. Model, data, metrics
     and rules are checked before a weight is loaded (InputError).
     """
     from tunesmith.data.sources import load
@@ -264,7 +266,7 @@ def evaluate(
     loading.resolve(model, adapter)  # a wrong name is said before data is read, and wrong data before torch is loaded
     loaded = load(data, READS)
     check_rows(loaded)
-    checked = inference.check(model, adapter, device)
+    checked = inference.check(model, adapter, device, quantize)
     records = loaded.records[:limit]
     notices = checked.notices + loaded.notices
     if asked is None:

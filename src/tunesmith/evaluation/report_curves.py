@@ -17,6 +17,8 @@ def curves_section(run: RunRecord) -> str:
         *_metrics(run),
         _plain(run, "Learning rate", "", _of_steps(run, "learning_rate")),
         _smoothed(run, "Gradient norm", "before clipping", _of_steps(run, "grad_norm")),
+        _plain(run, "KL to the base", "nats per scored token", _of_steps(run, "kl_to_base")),
+        _plain(run, "Distance to the base", "norm of the trained weights' change", _of_steps(run, "distance_to_base")),
         _smoothed(run, "Throughput", "tokens per second", _of_steps(run, "tokens_per_second")),
         _smoothed(run, "Processor use", "% of the machine", _of_steps(run, "cpu_percent")),
         _plain(run, "Memory", unit, [(x, y / size) for x, y in memory]),

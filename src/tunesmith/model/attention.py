@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tunesmith.model import attention_cpu, attention_gpu
 from tunesmith.model.attention_cpu import Terms
-from tunesmith.model.layout import moved
+from tunesmith.model.layout import moved, preceded, without
 
 PAIRS = 2**18  # query-key pairs of a tile per head: enough to fill the processor, few enough to stay near its caches
 _opaque = False  # whether compiled code must not look into "flat"
@@ -36,12 +36,30 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """Keys and values of V virtual tokens, (layers,2,K,V,D), which stand before each of `places` in every layer's own (prefix tuning)."""
+
+    pairs: Tensor
+    places: tuple[int, ...]
+
+    def before(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values (T,...) with the virtual tokens' among them; their queries are zeros and of no use."""
+        keys, values = self.pairs[layer].transpose(1, 2)
+        return (
+            preceded(q, q.new_zeros(len(keys), *q.shape[1:]), self.places),
+            preceded(k, keys, self.places),
+            preceded(v, values, self.places),
+        )
+
+
+@dataclass(frozen=True)
 class Segments:
     """The plan of attention over a flat batch of T tokens: `groups` of segments of like length; and what the varlen kernel reads.
 
     index (R,) int64: the flat token at each place of the padded groups, T for padding. cu_seqlens (S+1,) int32 bounds the queries
     of segment s, cu_keys (S+1,) int32 its keys in the flat tokens `keys` (those of its prefix, then its own); keys is None where
-    no segment continues another. longest: tokens of the longest segment; reach: the same with its prefix.
+    no segment continues another. longest: tokens of the longest segment; reach: the same with its prefix. prefix: keys and values
+    that the plan counts among its tokens, and the model does not.
     """
 
     cu_seqlens: Tensor
@@ -51,6 +69,7 @@ class Segments:
     groups: tuple[Group, ...]
     longest: int
     reach: int
+    prefix: "Prefix | None" = None
 
     @property
     def linked(self) -> bool:
@@ -99,6 +118,11 @@ def plan(lengths: tuple[int, ...], cu_seqlens: Tensor, parents: tuple[int, ...] 
     return Segments(cu_seqlens, cu_keys, keys, padded, tuple(groups), max(lengths), max(reach))
 
 
+def of_lengths(lengths: tuple[int, ...], parents: tuple[int, ...]) -> Segments:
+    """Return the plan for segments of `lengths` tokens laid end to end, on the host."""
+    return plan(lengths, torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)), parents)
+
+
 def _padded(length: int) -> int:
     """Return the length a segment is padded to: few different ones, for every shape of a product costs the CPU 3 ms to compile."""
     step = 32 if length <= 256 else 64
@@ -133,12 +157,18 @@ def flat_attention(
     if refused:
         raise ValueError(f"flat attention does not compute {', '.join(refused)}")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if segments.prefix is not None:
+        q, k, v = segments.prefix.before(module.layer_idx, q, k, v)  # type: ignore[arg-type]
     scale = scaling if scaling is not None else q.shape[-1] ** -0.5
     seed = int(torch.randint(2**62, ())) if dropout else 0
     terms = Terms(scale, sliding_window, softcap, dropout, seed)
     if q.is_cuda and attention_gpu.computes(q, s_aux, segments, terms):
-        return attention_gpu.attention(q, k, v, segments, terms)[None], None
-    return attention_cpu.attention(q, k, v, s_aux, segments, terms)[None], None
+        out = attention_gpu.attention(q, k, v, segments, terms)
+    else:
+        out = attention_cpu.attention(q, k, v, s_aux, segments, terms)
+    if segments.prefix is not None:
+        out = without(out, segments.prefix.pairs.shape[3], segments.prefix.places)
+    return out[None], None
 
 
 def register(opaque: bool = False) -> None:

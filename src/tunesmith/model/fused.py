@@ -1,7 +1,8 @@
-"""Norms, rotary embedding, attention's products and gated feed-forward blocks with fewer passes over memory, in plain torch.
+"""Norms, rotary embedding, attention's products and gated feed-forward blocks with fewer passes over memory.
 
 transformers' modules stay what they are; their forward is set on the instance where a trial on random numbers shows ours equal.
-What a call brings that ours does not compute (a cache, an adapter switched off, autocast) goes to the module's own forward.
+What a call brings that ours does not compute (a mix of dtypes, autocast) goes to the module's own forward. All is plain torch, but on
+a GPU where the kernels of tunesmith.model.kernels_gpu give the same.
 """
 
 import inspect
@@ -12,10 +13,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from tunesmith.model.lora import Group, Parts, fits, flatten, parts_of, project
+from tunesmith.model.fused_mlp import ACTIVATIONS, Activation, gated_mlp
+from tunesmith.model.kernels import gpu_kernels, try_out
+from tunesmith.model.linear import Parts, project
+from tunesmith.model.lora import fits, is_known, parts_of
 
 # Their forward is one, but for norms and the window it passes on, which is read at each call: the probe shortens it.
 ATTENTIONS: dict[str, Callable[[Any], int | None]] = {
@@ -38,15 +42,23 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y: Tensor
+        if (own := gpu_kernels(x)) is not None:
+            y, r = own.rms_forward(x, weight, eps)
+            ctx.save_for_backward(x, weight, r)
+            return y
         h = x.to(_wide(x))
         r = torch.linalg.vector_norm(h, dim=-1, keepdim=True).square_().div_(h.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
-        y: Tensor = (h * r).to(x.dtype) * weight
+        y = (h * r).to(x.dtype) * weight
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, r = ctx.saved_tensors
+        if (own := gpu_kernels(x)) is not None:
+            return *own.rms_backward(x, weight, r, grads[0], ctx.needs_input_grad[1]), None
         wide, width = _wide(x), x.shape[-1]
         h, dy, w = x.to(wide).reshape(-1, width), grads[0].to(wide).reshape(-1, width), weight.to(wide)
         r = r.reshape(-1, 1)
@@ -63,6 +75,8 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
+        if (own := gpu_kernels(q)) is not None and cos.dtype == q.dtype:
+            return own.rotary(q, cos, sin)  # type: ignore[no-any-return]
         (q1, q2), (s1, s2) = q.chunk(2, -1), sin.chunk(2, -1)
         out = q * cos
         o1, o2 = out.chunk(2, -1)
@@ -71,59 +85,17 @@ class _Rotary(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
+        if (own := gpu_kernels(grads[0])) is not None and cos.dtype == grads[0].dtype:
+            return own.rotary(grads[0], cos, sin, back=True), None, None
         (d1, d2), (s1, s2) = grads[0].chunk(2, -1), sin.chunk(2, -1)
         dq = grads[0] * cos
         o1, o2 = dq.chunk(2, -1)
         o1.addcmul_(d2, s2)
         o2.addcmul_(d1, s1, value=-1)
         return dq, None, None
-
-
-def _silu_backward(dy: Tensor, x: Tensor) -> Tensor:
-    return torch.ops.aten.silu_backward(dy, x)  # type: ignore[no-any-return]
-
-
-def _gelu_backward(dy: Tensor, x: Tensor) -> Tensor:
-    return torch.ops.aten.gelu_backward(dy, x, approximate="tanh")  # type: ignore[no-any-return]
-
-
-Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
-ACTIVATIONS: tuple[Activation, ...] = ((F.silu, _silu_backward), (partial(F.gelu, approximate="tanh"), _gelu_backward))
-
-
-class _GatedMlp(torch.autograd.Function):
-    """down(act(gate(x)) up(x)) (Shazeer, 2020); keeps x, gate, up and the low-rank products, and computes the rest again.
-
-    A CPU keeps act(gate) too: computing it again would take 3% of a step there.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, activation: Activation, scales: tuple[float, ...], *tensors: Tensor | None
-    ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        (gate, up), low = Group(scales[:2], tensors[:8]).forward(flat)
-        acted = activation[0](gate)
-        (out,), low_down = Group(scales[2:], tensors[8:]).forward(acted * up)
-        ctx.save_for_backward(flat, gate, up, None if x.is_cuda else acted, low, low_down, *tensors)
-        ctx.activation, ctx.scales, ctx.shape = activation, scales, x.shape
-        return out.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, up, acted, low, low_down, *tensors = ctx.saved_tensors
-        needs_x, _, _, *needs = ctx.needs_input_grad
-        acted = ctx.activation[0](gate) if acted is None else acted
-        product = acted * up if any(needs[8:]) else acted  # only the gradients of down's own weights look at it
-        dy = grads[0].reshape(len(x), -1)
-        d, found_down = Group(ctx.scales[2:], tensors[8:]).backward(product, low_down, [dy], needs[8:])
-        assert d is not None
-        d_up = d * acted
-        d_gate = ctx.activation[1](d.mul_(up), gate)
-        dx, found = Group(ctx.scales[:2], tensors[:8]).backward(x, low, [d_gate, d_up], needs[:8], needs_x)
-        return (None if dx is None else dx.view(ctx.shape), None, None, *found, *found_down)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -145,8 +117,7 @@ def _mlp(module: Any, own: Any, activation: Activation, x: Tensor) -> Tensor:
     layers = _fitting(x, module.gate_proj, module.up_proj, module.down_proj)
     if layers is None:
         return own(x)  # type: ignore[no-any-return]
-    scales, tensors = flatten(layers)
-    return _GatedMlp.apply(x, activation, scales, *tensors)  # type: ignore[no-any-return]
+    return gated_mlp(x, activation, layers)
 
 
 def _fitting(x: Tensor, *modules: nn.Module) -> list[Parts] | None:
@@ -196,6 +167,8 @@ def fuse_blocks(model: nn.Module) -> int:
 
     Of modules of one kind one is tried: where the results differ, all of that kind keep their own forward.
     """
+    for device in {p.device for p in model.parameters()}:
+        try_out(device)
     tried: dict[Any, Any] = {}
     fused = 0
     for module in model.modules():
@@ -225,9 +198,24 @@ def _trial(module: nn.Module) -> tuple[Any, ...] | None:
         return None
 
 
-def _exact(module: nn.Module) -> Any:
-    """Return a copy in fp32 or wider, for in bf16 much would pass for rounding; without dropout, which is random."""
-    return deepcopy(module).to(_wide(next(module.parameters()))).eval()
+def _exact(module: nn.Module, sizes: dict[str, tuple[int, int]] | None = None) -> Any:
+    """Return a copy in fp32 or wider, for in bf16 much would pass for rounding; without dropout, which is random.
+
+    sizes: (inputs, outputs) by the name of a child that a plain random layer of that size stands in for: what is tried is how the
+    module puts its layers together, and theirs may be large or quantised.
+    """
+    of = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))  # all may be quantised
+    plain = {name: _linear(*size) for name, size in (sizes or {}).items()}
+    copy = deepcopy(module, {id(getattr(module, name)): layer for name, layer in plain.items()})
+    return copy.to(of.device, _wide(of)).eval()
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        layer.weight.copy_(_random((outputs, inputs), layer.weight))
+        layer.bias.copy_(_random((outputs,), layer.bias))
+    return layer.requires_grad_(False)
 
 
 def _fused(module: Any) -> tuple[Any, ...] | None:
@@ -237,10 +225,13 @@ def _fused(module: Any) -> tuple[Any, ...] | None:
         return (_attention,) if _attention_equals(module) else None
     if children == {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         x = torch.linspace(-4, 4, 99)
+        sizes = {"gate_proj": (8, 12), "up_proj": (8, 12), "down_proj": (12, 8)}
+        if not all(is_known(getattr(module, name)) for name in sizes):
+            return None
         for activation in ACTIVATIONS:
-            gate = parts_of(module.gate_proj)
-            if gate is not None and torch.equal(module.act_fn(x), activation[0](x)):
-                return (_mlp, activation) if _equals(_exact(module), gate.weight, _mlp, activation) else None
+            if torch.equal(module.act_fn(x), activation[0](x)):
+                copy = _exact(module, sizes)
+                return (_mlp, activation) if _equals(copy, copy.gate_proj.weight, _mlp, activation) else None
         return None
     weight = getattr(module, "weight", None)
     if type(module).__name__.endswith("RMSNorm") and isinstance(weight, Tensor) and weight.dim() == 1:
@@ -266,12 +257,14 @@ def _equals(module: Any, weight: Tensor, function: Any, *arguments: Any) -> bool
 @torch.no_grad()
 def _attention_equals(module: Any) -> bool:
     """Whether ours asks the attention interface for the same (windows, scale, dropout and what else there is), and ends in the same."""
-    first = parts_of(module.q_proj)
-    if first is None:
+    names = ("q_proj", "k_proj", "v_proj", "o_proj")
+    if not all(is_known(getattr(module, name)) for name in names):
         return False
-    module = _exact(module)
+    q, k, v, o = (getattr(module, name) for name in names)
+    sizes = {"q_proj": (8, q.out_features), "k_proj": (8, k.out_features), "v_proj": (8, v.out_features)}
+    module = _exact(module, {**sizes, "o_proj": (o.in_features, 8)})
     module.training = True  # of itself alone: it passes on its dropout
-    x = _random((1, 5, first.weight.shape[1]), first.weight)
+    x = _random((1, 5, 8), module.q_proj.weight)
     angles = _random((1, 5, module.head_dim // 2), x).repeat(1, 1, 2)
     turns = (angles.cos(), angles.sin())
     with _asked(module) as calls:

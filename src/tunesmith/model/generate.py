@@ -4,6 +4,7 @@ Greedy at temperature 0. Otherwise every answer has random numbers of its own, m
 prompts, so the batch size changes no answer.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -65,7 +66,8 @@ def generate(
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
     ends = end_tokens(model, tokenizer)
-    batches = _plan([len(p) for p in prompts], max_new_tokens, context_length(model), batch_size)
+    lengths = [len(p) for p in prompts]
+    batches = _plan(lengths, max_new_tokens, context_length(model), batch_size, _alike_beyond(model))
     answers: dict[int, str] = {}
     with _generating(model):
         for batch in batches[world.rank :: world.size]:
@@ -143,9 +145,11 @@ def stream(
 
 
 def context_length(model: Any) -> int | None:
-    """Return how many tokens the model's positions reach, None where its config sets no limit."""
+    """Return how many tokens of text the model's positions reach, None where its config sets no limit."""
+    from tunesmith.model.virtual import count
+
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
+    return int(limit) - count(model) if limit else None
 
 
 def check_sampling(
@@ -172,9 +176,29 @@ def check_sampling(
             raise InputError(f"{name} is {value}; it must be {wanted}.")
 
 
-def _plan(lengths: list[int], max_new_tokens: int, context: int | None, batch_size: int | None) -> list[Batch]:
+def _alike_beyond(model: Any) -> float:
+    """Return the tokens, prompt and answer, beyond which only prompts of one length may run together.
+
+    Keys and values of virtual tokens stand before a row's padding, which would move them out of an attention window.
+    """
+    from tunesmith.model import probe, virtual
+
+    found = virtual.of(model)
+    if found is None or not found.keyed:
+        return math.inf
+    config = model.config.get_text_config()
+    return min((getattr(config, word, None) or math.inf for word in probe.WORDS), default=math.inf) - found.tokens
+
+
+def _plan(
+    lengths: list[int],
+    max_new_tokens: int,
+    context: int | None,
+    batch_size: int | None,
+    alike_beyond: float = math.inf,
+) -> list[Batch]:
     """Sort prompts by length into batches of at most BATCH_TOKENS; those near the context's end among themselves,
-    so that none is cut for another's sake."""
+    so that none is cut for another's sake. Where prompt and answer are longer than `alike_beyond`, of one length."""
     limits = []
     for number, length in enumerate(lengths, 1):
         room = max_new_tokens if context is None else context - length
@@ -189,7 +213,9 @@ def _plan(lengths: list[int], max_new_tokens: int, context: int | None, batch_si
     for row in sorted(range(len(lengths)), key=lambda i: (limits[i], lengths[i])):
         last = batches[-1] if batches else None
         most = batch_size or max(1, BATCH_TOKENS // (lengths[row] + limits[row]))
-        if last and last.limit == limits[row] and len(last.rows) < most:
+        alike = last is not None and lengths[last.rows[-1]] == lengths[row]
+        fits = alike or lengths[row] + limits[row] <= alike_beyond
+        if last and fits and last.limit == limits[row] and len(last.rows) < most:
             last.rows.append(row)
         else:
             batches.append(Batch([row], limits[row]))
@@ -209,6 +235,8 @@ def _run(
     import torch
     from transformers import GenerationConfig
 
+    from tunesmith.model import virtual
+
     width = max(len(prompts[r]) for r in batch.rows)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     ids = torch.tensor([[pad] * (width - len(prompts[r])) + list(prompts[r]) for r in batch.rows], device=model.device)
@@ -227,10 +255,16 @@ def _run(
         pad_token_id=pad,
         eos_token_id=ends or None,
     )
+    mask = (torch.arange(width, device=ids.device)[None] >= pads[:, None]).long()
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if (
+        found := virtual.of(model)
+    ) is not None:  # PEFT's own generate would move virtual tokens away where there is padding
+        inputs, model = found.prompts(ids, mask), model.get_base_model()
+        width, pads = width + found.tokens, pads + found.tokens
     watch.prompt_width = width
     out = model.generate(
-        input_ids=ids,
-        attention_mask=(torch.arange(width, device=ids.device)[None] >= pads[:, None]).long(),
+        **inputs,
         generation_config=config,
         logits_processor=processors.build(batch, pads, width),
         stopping_criteria=[watch],

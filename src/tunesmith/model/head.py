@@ -2,7 +2,8 @@
 
 With z = h W^T (+ soft-cap), logp = z_y - logsumexp(z) and d logp / d h = (onehot(y) - softmax(z)) W. Where W is frozen that
 gradient is formed in the forward, while the chunk's softmax is at hand: 4HV operations a target instead of 6HV or 8HV, and
-(N,H) numbers kept. Where W is trained, the residuals onehot - softmax are kept up to KEEP bytes and formed anew beyond.
+(N,H) numbers kept. Where W is trained, the residuals onehot - softmax are kept up to KEEP bytes, or as long as that is less than
+adding up their products in fp32 would take, and formed anew beyond.
 """
 
 from typing import Any
@@ -15,13 +16,36 @@ MOST = 512  # rows of a chunk on a CPU
 FP16 = 2.0**10  # residuals are this many times as large in fp16, coarse below 6e-5: the loss scale comes later
 
 
-def target_logps(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
-    """Return log p(target) in float32 (float64 for float64 input), (N,); hidden (N,H), weight (V,H), targets (N,)."""
+def target_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float | None = None,
+    rows: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return log p(target) in float32 (float64 for float64 input), (N,); hidden (N,H), weight (V,H), targets (N,).
+
+    rows: ids (n,) and values (n,H) of rows that stand in for those of a frozen weight, and are trained (model/new_tokens.py).
+    """
+    if rows is not None:
+        return _RowsHead.apply(hidden, weight, targets, softcap, *rows)  # type: ignore[no-any-return]
     function = _TrainedHead if weight.requires_grad else _FrozenHead
     return function.apply(hidden, weight, targets, softcap)  # type: ignore[no-any-return]
 
 
-def _chunks(n: int, weight: Tensor) -> list[slice]:
+def folded(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor]:
+    """Return hidden states (N,H') and weights (V,H') whose product is the head's logits before a soft-cap: scale (h W^T + bias).
+
+    head has weight (V,H), bias (V,) or None, and scale. The bias is a column of the weights, for an input that is always 1.
+    """
+    weight = head.weight
+    if head.bias is not None:
+        hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1)
+        weight = torch.cat([weight, head.bias[:, None]], 1)
+    return hidden if head.scale == 1 else hidden * head.scale, weight
+
+
+def chunks(n: int, weight: Tensor) -> list[slice]:
     """Cut n rows into equal chunks, of a multiple of 64 rows for the sake of the products' shapes.
 
     CPU: a product of few rows spends its time on rearranging W (64 rows at V = 49k reach a third of the rate of 512), and a chunk's
@@ -34,9 +58,18 @@ def _chunks(n: int, weight: Tensor) -> list[slice]:
     return [slice(i, min(i + rows, n)) for i in range(0, n, max(1, rows))]
 
 
-def _residual(h: Tensor, weight: Tensor, y: Tensor, softcap: float | None, residual: Tensor) -> Tensor:
+def _residual(
+    h: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    softcap: float | None,
+    residual: Tensor,
+    new: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Return logp (n,) and fill `residual` (n,V), of h's dtype: softmax(z) - onehot(y), which is d(-logp)/d(h W^T); FP16 times that."""
     torch.mm(h, weight.t(), out=residual)
+    if new is not None:
+        residual.index_copy_(1, new[0], h @ new[1].t())
     # CPU: the softmax takes several passes over fp32 numbers, which a core's cache holds for some 16 rows at V = 49k.
     n = len(h) if h.is_cuda else max(8, 2**20 // len(weight))
     return torch.cat([_softmax(residual[i : i + n], y[i : i + n], softcap) for i in range(0, len(h), n)])
@@ -68,7 +101,7 @@ class _FrozenHead(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
         gradient = torch.empty_like(hidden) if hidden.requires_grad else None
         logps, room = [_none(hidden)], None
-        for rows in _chunks(len(hidden), weight):
+        for rows in chunks(len(hidden), weight):
             room = hidden.new_empty(rows.stop, len(weight)) if room is None else room  # the first chunk is the longest
             residual = room[: rows.stop - rows.start]
             logps.append(_residual(hidden[rows], weight, targets[rows], softcap, residual))
@@ -84,16 +117,46 @@ class _FrozenHead(torch.autograd.Function):
         return torch.mul(gradient, _factors(grads[0], gradient.dtype), out=torch.empty_like(gradient)), None, None, None
 
 
+class _RowsHead(torch.autograd.Function):
+    """_FrozenHead with some rows of W replaced by trained ones: their columns of the residuals are kept, for their gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, ids: Tensor, rows: Tensor
+    ) -> Tensor:
+        gradient, room = torch.empty_like(hidden), None
+        logps, kept = [_none(hidden)], [hidden.new_empty(0, len(ids))]
+        for part in chunks(len(hidden), weight):
+            room = hidden.new_empty(part.stop, len(weight)) if room is None else room
+            residual = room[: part.stop - part.start]
+            logps.append(_residual(hidden[part], weight, targets[part], softcap, residual, (ids, rows)))
+            kept.append(residual[:, ids])
+            residual.index_fill_(1, ids, 0.0)
+            torch.mm(residual, weight, out=gradient[part]).addmm_(kept[-1], rows)
+        ctx.save_for_backward(hidden, gradient, torch.cat(kept))
+        return torch.cat(logps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, gradient, kept = ctx.saved_tensors
+        g = _factors(grads[0], gradient.dtype)
+        return (gradient * g).to(gradient.dtype), None, None, None, None, kept.t() @ (hidden * g).to(hidden.dtype)
+
+
+def _keeps(hidden: Tensor, weight: Tensor) -> bool:
+    """Whether to keep the residuals of all rows. Chunks of them need a sum of products in fp32, and each chunk's own, beside."""
+    size = hidden.element_size()
+    return len(hidden) * len(weight) * size <= max(KEEP, weight.numel() * (4 + size))
+
+
 class _TrainedHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        keep = len(hidden) * len(weight) * hidden.element_size() <= KEEP
-        chunks = _chunks(len(hidden), weight)
-        room = hidden.new_empty(
-            len(hidden) if keep else max((r.stop - r.start for r in chunks), default=0), len(weight)
-        )
+        keep = _keeps(hidden, weight)
+        parts = chunks(len(hidden), weight)
+        room = hidden.new_empty(len(hidden) if keep else max((r.stop - r.start for r in parts), default=0), len(weight))
         logps = [_none(hidden)]
-        for rows in chunks:
+        for rows in parts:
             residual = room[rows] if keep else room[: rows.stop - rows.start]
             logps.append(_residual(hidden[rows], weight, targets[rows], softcap, residual))
         ctx.save_for_backward(hidden, weight, targets, room if keep else None)
@@ -111,7 +174,7 @@ class _TrainedHead(torch.autograd.Function):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight, dtype=wide)  # chunks add up in fp32: rounding once, at the end
-        for rows in _chunks(len(hidden), weight):
+        for rows in chunks(len(hidden), weight):
             residual = hidden.new_empty(rows.stop - rows.start, len(weight))
             _residual(hidden[rows], weight, targets[rows], ctx.softcap, residual)
             torch.mm(residual, weight, out=d_hidden[rows]).mul_(g[rows])

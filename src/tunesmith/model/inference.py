@@ -1,12 +1,13 @@
 """A model made ready to answer, and the verb `generate`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.records import Origin, Text
 from tunesmith.errors import InputError
 from tunesmith.model import loading
+from tunesmith.model import quantize as quantization
 
 if TYPE_CHECKING:
     from tunesmith.data.sources import Loaded
@@ -26,15 +27,18 @@ class Checked:
 
     def load(self) -> Any:
         """Return the model on its device in eval mode, in the checkpoint's own dtype; float32 for small ones on a CPU."""
-        model = loading.load_model(self.source)
-        if self.device == "cpu" and sum(p.numel() for p in model.parameters()) <= SMALL:
-            model = model.float()
+        small = self.device == "cpu" and sum(p.numel() for p in loading.structure(self.source).parameters()) <= SMALL
+        model = loading.load_model(self.source, "float32" if small else "auto", device=self.device)
         return model.to(self.device).eval().requires_grad_(False)
 
 
-def check(model: str, adapter: str | None = None, device: str | None = None) -> Checked:
-    """Find a model, its tokenizer and a device (default: an accelerator if there is one); no weight is loaded yet."""
+def check(model: str, adapter: str | None = None, device: str | None = None, quantize: str | None = None) -> Checked:
+    """Find a model, its tokenizer and a device (default: an accelerator if there is one); no weight is loaded yet.
+
+    quantize: how the base is held (quantization.Name; None: as the adapter was trained on it).
+    """
     source = loading.resolve(model, adapter)
+    source = replace(source, quantize=quantization.asked(quantize, source.quantize))
     loading.check_weights(source)
     import torch
 
@@ -45,15 +49,17 @@ def check(model: str, adapter: str | None = None, device: str | None = None) -> 
     if not present.get(device, False):
         known = ", ".join(d for d in DEVICES if present[d])
         raise InputError(f'device "{device}" is not here; this machine has {known}.')
+    quantization.check(source.quantize, loading.load_config(source), source.base, device, "quantize")
     return Checked(source, tokenizer, device, notices)
 
 
 def generate_text(
     model: str,
     *,
-    adapter: str | None = None,
+    adapter: str | Sequence[str] | None = None,
     prompt: str | None = None,
     data: Any = None,
+    quantize: str | None = None,
     device: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
@@ -68,9 +74,12 @@ def generate_text(
 
     A row's prompt is all before its last trained assistant turn, or what a prompt, verdict or preference row asks; a row of plain
     text is continued. Returns {"answers": [{"prompt" (the last message asked), "answer", and for rows "file" and "row"}],
-    "notices": [sentence]}. Sampling as in tunesmith.model.generate.generate. InputError for anything wrong, before weights are loaded.
+    "notices": [sentence]}. Of several adapters (folders or NAME=DIR; "none": the base alone) each answers every prompt, and an answer has
+    its "adapter". quantize: as in `check`. Sampling as in tunesmith.model.generate.generate. InputError for anything wrong,
+    before weights are loaded.
     """
     from tunesmith.data.sources import load
+    from tunesmith.model import many
     from tunesmith.model.generate import check_sampling, generate
 
     if (prompt is None) == (data is None):
@@ -79,31 +88,42 @@ def generate_text(
         raise InputError("the prompt is no UTF-8 text; set the terminal to UTF-8, or put the prompt into a file.")
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
-    loading.resolve(model, adapter)  # a wrong name is said before data is read, and wrong data before torch is loaded
+    adapters = many.named(adapter)
+    for folder in adapters.values() or [None]:
+        loading.resolve(
+            model, folder
+        )  # a wrong name is said before data is read, and wrong data before torch is loaded
     loaded = None if data is None else load(data)
-    checked = check(model, adapter, device)
-    asked = _asked(checked.tokenizer, prompt, loaded)
-    _check_lengths(asked, checked.source)
-    answers = generate(
-        checked.load(),
-        checked.tokenizer,
-        [question.ids for question in asked],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    several = many.check_several(model, adapters, device, quantize=quantize)
+    asked = {name: _asked(one.tokenizer, prompt, loaded) for name, one in several.choices.items()}
+    for name, questions in asked.items():
+        _check_lengths(questions, several.choices[name].source)
+    ready, answers = several.load(), {}
+    for name, questions in asked.items():
+        with several.using(ready, name) as tokenizer:
+            answers[name] = generate(
+                ready,
+                tokenizer,
+                [question.ids for question in questions],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                repetition_penalty=repetition_penalty,
+                stop=stop,
+                batch_size=batch_size,
+                seed=seed,
+            )
     listed = []
-    for question, answer in zip(asked, answers, strict=True):
-        entry: dict[str, Any] = {"prompt": question.text, "answer": answer}
-        if question.origin is not None:
-            entry |= {"file": question.origin.file, "row": question.origin.row}
-        listed.append(entry)
-    return {"answers": listed, "notices": checked.notices + (loaded.notices if loaded else [])}
+    for number, question in enumerate(next(iter(asked.values()))):
+        for name in asked:
+            entry: dict[str, Any] = {"prompt": question.text, "answer": answers[name][number]}
+            if len(asked) > 1:
+                entry["adapter"] = name
+            if question.origin is not None:
+                entry |= {"file": question.origin.file, "row": question.origin.row}
+            listed.append(entry)
+    return {"answers": listed, "notices": several.notices + (loaded.notices if loaded else [])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +161,8 @@ def _asked(tokenizer: Any, prompt: str | None, loaded: "Loaded | None") -> list[
 def _check_lengths(asked: list[_Question], source: loading.ModelSource) -> None:
     """InputError naming the first prompt that fills the model's context."""
     context = getattr(loading.load_config(source).get_text_config(), "max_position_embeddings", None)
+    if context and source.adapter:
+        context -= int(loading.adapter_config(source.adapter).get("num_virtual_tokens") or 0)
     for number, question in enumerate(asked, 1):
         if context and len(question.ids) >= context:
             where = str(question.origin) if question.origin else f"prompt {number}"

@@ -1,6 +1,8 @@
-"""Flat batches laid out in other ways: as padded rows, for models that cannot attend over segments, and in halves by length."""
+"""Flat batches laid out in other ways: as padded rows, for models that cannot attend over segments, in halves by length, and with
+virtual tokens before every sequence."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +91,74 @@ def halves(lengths: tuple[int, ...], parents: tuple[int, ...], turn: int) -> lis
         among = tuple(chosen.index(parents[s]) if parents[s] >= 0 else -1 for s in chosen)
         found.append(Half(tokens, tuple(lengths[s] for s in chosen), among))
     return found
+
+
+@dataclass(frozen=True)
+class Preceded:
+    """A flat batch with V virtual tokens before every sequence: `lengths` and `parents` of its segments.
+
+    places: the tokens of the batch before which the virtual ones stand, ascending. The sequences that share nothing else continue
+    one segment of virtual tokens, which is the first; every prefix that others continue has its own, for links are one level deep.
+    """
+
+    lengths: tuple[int, ...]
+    parents: tuple[int, ...]
+    places: tuple[int, ...]
+
+
+def precede(lengths: tuple[int, ...], parents: tuple[int, ...], virtual: int) -> Preceded:
+    """Return the layout in which `virtual` tokens stand before every sequence of the segments."""
+    continued = set(parents)
+    alone = any(p < 0 and s not in continued for s, p in enumerate(parents))
+    shift = 1 if alone else 0
+    found_lengths, found_parents, places = [virtual] * shift, [-1] * shift, [0] * shift
+    start = 0
+    for s, (n, p) in enumerate(zip(lengths, parents, strict=True)):
+        heads = s in continued
+        found_lengths.append(n + virtual if heads else n)
+        found_parents.append(p + shift if p >= 0 else -1 if heads else 0)
+        if heads:
+            places.append(start)
+        start += n
+    return Preceded(tuple(found_lengths), tuple(found_parents), tuple(places))
+
+
+def preceded(x: Tensor, virtual: Tensor, places: tuple[int, ...]) -> Tensor:
+    """Return x (T,...) with `virtual` (V,...) before each of `places`: (T + V len(places), ...)."""
+    return _Preceded.apply(x, virtual.to(x.dtype), places)  # type: ignore[no-any-return]
+
+
+def without(x: Tensor, virtual: int, places: tuple[int, ...]) -> Tensor:
+    """Undo `preceded`: return the rows of x that are no virtual tokens'."""
+    parts = _real(x, virtual, places)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _real(x: Tensor, virtual: int, places: tuple[int, ...]) -> list[Tensor]:
+    starts = [place + (i + 1) * virtual for i, place in enumerate(places)]
+    ends = [place + i * virtual for i, place in enumerate(places)]
+    return [x[a:b] for a, b in zip([0, *starts], [*ends, len(x)], strict=True) if a < b]
+
+
+class _Preceded(torch.autograd.Function):
+    """The gradients of the virtual tokens' copies are added in fp32 or wider."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, virtual: Tensor, places: tuple[int, ...]) -> Tensor:
+        ctx.virtual, ctx.places = len(virtual), places
+        parts, last = [], 0
+        for place in places:
+            parts += [x[last:place], virtual]
+            last = place
+        return torch.cat([*parts, x[last:]])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad, n, places = grads[0], ctx.virtual, ctx.places
+        copies = [grad[place + i * n : place + (i + 1) * n] for i, place in enumerate(places)]
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        total = copies[0] if len(copies) == 1 else torch.stack(copies).sum(0, dtype=wide).to(grad.dtype)
+        return without(grad, n, places) if ctx.needs_input_grad[0] else None, total, None
 
 
 def _sequences(lengths: tuple[int, ...], parents: tuple[int, ...]) -> list[tuple[Numbers, int]]:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import InputError, did_you_mean
+from tunesmith.model import quantize
+from tunesmith.model.quantize import Quantization
 
 STARTER = Path(__file__).parent.parent / "starter" / "model"
+QUANTIZATION = "quantization.json"  # beside an adapter: transformers' quantization_config of the base it is for
 
 # Used where a tokenizer brings no chat template: readable by any base model, one turn a paragraph, answers closed by eos.
 PLAIN_TEMPLATE = (
@@ -27,10 +30,14 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """`base` is a local folder or a hub id in transformers' format; `adapter` a PEFT folder on top of it, if any."""
+    """`base` is a local folder or a hub id in transformers' format; `adapter` a PEFT folder on top of it, if any.
+
+    quantize: how the base is quantised when it is loaded; of an adapter's folder that the base it was trained on was.
+    """
 
     base: str
     adapter: str | None = None
+    quantize: Quantization | None = None
 
 
 def resolve(model: str, adapter: str | None = None) -> ModelSource:
@@ -62,10 +69,12 @@ def resolve(model: str, adapter: str | None = None) -> ModelSource:
             raise InputError(f"{model} already is an adapter on {source.base}; give either it or --adapter, not both.")
         if not (Path(adapter) / "adapter_config.json").is_file():
             inner = Path(adapter) / "result"
+            if not Path(adapter).exists():
+                raise InputError(f"there is no adapter's folder {adapter}.")
             if not (inner / "adapter_config.json").is_file():
                 raise InputError(f"{adapter} holds no adapter_config.json, so it is no PEFT adapter's folder.")
             adapter = str(inner)
-        source = ModelSource(source.base, adapter)
+        source = ModelSource(source.base, adapter, _quantization_of(adapter))
     return source
 
 
@@ -81,11 +90,17 @@ def _resolve_folder(path: Path) -> ModelSource:
             )
         path = path / "result"
     if (path / "adapter_config.json").is_file():
-        return ModelSource(_base_of(path), str(path))
+        return ModelSource(_base_of(path), str(path), _quantization_of(str(path)))
     if (path / "config.json").is_file():
         _json_object(path / "config.json")
         return ModelSource(str(path))
     raise InputError(f"the folder {path} holds no model: neither config.json, adapter_config.json nor a finished run.")
+
+
+def _quantization_of(adapter: str) -> Quantization | None:
+    """Return how the base was quantised that an adapter was trained on, which stands beside the adapter."""
+    file = Path(adapter) / QUANTIZATION
+    return quantize.described(_json_object(file)) if file.is_file() else None
 
 
 def _base_of(adapter: Path) -> str:
@@ -96,6 +111,9 @@ def _base_of(adapter: Path) -> str:
         raise InputError(f"{adapter}/adapter_config.json names no base model (base_model_name_or_path).")
     if base.endswith("tunesmith/starter/model"):
         base = "starter"  # wherever this package was installed when the adapter was trained
+    beside = adapter.absolute().parent / "base"  # of a run that merged an adapter first, and was moved since
+    if Path(base).name == "base" and not Path(base).exists() and (beside / "config.json").is_file():
+        base = str(beside)
     if (Path(base) / "adapter_config.json").is_file() or (Path(base) / "result" / "adapter_config.json").is_file():
         raise InputError(f"the adapter {adapter} stands on another adapter, {base}, which tunesmith does not load.")
     try:
@@ -192,9 +210,11 @@ def offline() -> Iterator[None]:
 
 def check_weights(source: ModelSource) -> None:
     """InputError unless local folders have safetensors weights, whole by their own header; opens no tensor."""
-    for folder, name in ((source.base, "*.safetensors"), (source.adapter, "adapter_model.safetensors")):
-        if folder is not None and Path(folder).is_dir():
-            _check_folder(Path(folder), name)
+    if Path(source.base).is_dir():
+        _check_folder(Path(source.base), "*.safetensors")
+    for folder in [Path(source.adapter), Path(source.adapter) / "new_tokens"] if source.adapter else []:
+        if folder.is_dir():
+            _check_folder(folder, "adapter_model.safetensors")
 
 
 def _check_folder(folder: Path, name: str) -> None:
@@ -236,31 +256,73 @@ def _check_file(file: Path) -> None:
         raise InputError(f"{file} is damaged: {8 + length + end} bytes expected, {size} found. Fetch it again.")
 
 
-def count_weights(file: Path) -> int:
-    """Return how many numbers a safetensors file holds, by its header."""
+def safetensors_shapes(file: Path) -> dict[str, list[int]]:
+    """Return the shape of every tensor in a safetensors file, by its header."""
     with file.open("rb") as f:
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-    return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+    return {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
 
 
-def load_model(source: ModelSource, dtype: str = "auto", attention: str | None = None) -> Any:
-    """Return the causal language model on the CPU in `dtype` ("auto", "bfloat16", "float32"), adapter attached and frozen.
+def count_weights(file: Path) -> int:
+    """Return how many numbers a safetensors file holds, by its header."""
+    return sum(math.prod(shape) for shape in safetensors_shapes(file).values())
 
-    `attention` is a name registered with transformers' AttentionInterface (None: transformers' own choice).
-    """
+
+def structure(source: ModelSource) -> Any:
+    """Return the base model without memory for its weights, on device "meta"."""
+    import torch
     from transformers import AutoModelForCausalLM
 
-    check_weights(source)
-    kwargs = {} if attention is None else {"attn_implementation": attention}
-    with _one_sentence(source.base, "model"):
-        model = AutoModelForCausalLM.from_pretrained(
-            source.base, dtype=dtype, use_safetensors=True, local_files_only=unreachable(source.base), **kwargs
-        )
-    if source.adapter:
-        from peft import PeftModel
+    config = load_config(source)
+    with _one_sentence(source.base, "config"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
+
+def load_model(
+    source: ModelSource,
+    dtype: str = "auto",
+    attention: str | None = None,
+    trainable: bool = False,
+    device: str = "cpu",
+) -> Any:
+    """Return the causal language model in `dtype` ("auto", "bfloat16", "float32"), adapter attached and frozen.
+
+    It is on the CPU, but quantised on `device`, tensor by tensor, where source.quantize says so. Quantising freezes it.
+
+    `attention` is a name registered with transformers' AttentionInterface (None: transformers' own choice). trainable: the adapter's
+    weights, and no others, are to be trained. InputError, before a weight is loaded, where the adapter does not fit the base.
+    """
+    check_weights(source)
+    if source.adapter:
+        from tunesmith.model import adapter_files
+
+        adapter_files.check(source.adapter, structure(source), source.base)
+    with _one_sentence(source.base, "model"):
+        model = _load_base(source, dtype, attention, device)
+    if source.adapter:
         with _one_sentence(source.adapter, "adapter"):
-            model = PeftModel.from_pretrained(model, source.adapter, autocast_adapter_dtype=False)
+            model = adapter_files.load(model, source.adapter, trainable)
+    return model
+
+
+def _load_base(source: ModelSource, dtype: str, attention: str | None, device: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    local = unreachable(source.base)
+    if source.quantize is not None:
+        from tunesmith.model import stream
+
+        kind = getattr(torch, dtype, None)
+        return stream.load(source.base, source.quantize, kind, device, attention, local)
+    kwargs = {} if attention is None else {"attn_implementation": attention}
+    model = AutoModelForCausalLM.from_pretrained(
+        source.base, dtype=dtype, use_safetensors=True, local_files_only=local, **kwargs
+    )
+    if getattr(model, "is_quantized", False):  # by its own files
+        from tunesmith.model.quantized_layers import prepare_layers
+
+        prepare_layers(model)
     return model
 
 

@@ -2,19 +2,31 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunesmith.model import attention, probe, router
+from tunesmith.model import attention, probe, router, virtual
 from tunesmith.model.attention import Segments
-from tunesmith.model.head import target_logps
-from tunesmith.model.layout import halves, lay_out, moved, sequence_lengths
+from tunesmith.model.head import folded, target_logps
+from tunesmith.model.layout import halves, lay_out, moved, precede, preceded, sequence_lengths, without
+from tunesmith.model.new_tokens import rows_of, whole_weight
+from tunesmith.model.virtual import Virtual
 from tunesmith.training.batch import FlatBatch
 
 FILL = 64  # tokens; a CPU compiles every product of a new shape, and compiled layers are spared odd remainders
+
+
+class Head(NamedTuple):
+    """The output layer: logits = cap(scale (h W^T + bias)) with weight W (V,H), bias (V,) or None, cap(z) = softcap tanh(z / softcap)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
 
 
 class Policy(nn.Module):
@@ -22,7 +34,11 @@ class Policy(nn.Module):
 
     flat: segments end to end, nothing padded. Otherwise rows are padded at their ends and run under the model's own attention
     `own`. trunk: the decoder's hidden states and the output layer's weights give the log-probs, at scored positions only;
-    otherwise the model's own forward gives all logits.
+    otherwise the model's own forward gives all logits. Where the adapter has virtual tokens (tunesmith.model.virtual) they stand before
+    every sequence, in whatever way the model is run.
+
+    A forward keeps the hidden states (N,H) that its log-probs were made of, with their graph, in `hidden` where `keep_hidden` is set
+    (None where the model is not run by its trunk); whoever sets it takes them with `take_hidden`. `head` is what made the log-probs.
 
     The routers' load-balancing loss, where the model's config asks for it (`policy.router` is not None), is of the whole step
     (tunesmith.model.router), so a step of several micro-batches or processes runs two passes:
@@ -46,14 +62,36 @@ class Policy(nn.Module):
         self.model = model
         self.flat, self.own, self.trunk = flat, own, trunk
         self.multiple = 1  # of tokens that batches should have
+        self._fill = 1  # of tokens and virtual ones, where these run as tokens do
+        self.keep_hidden = False
+        self._kept: Tensor | None = None
         self.router = router.of(self.transformer.config)
         self.router_load: Tensor | None = None
         self._routed: list[tuple[Tensor, Tensor]] = []
         self._turn = _rope_turn(self.transformer.config.get_text_config())
 
+    @property
+    def virtual(self) -> Virtual | None:
+        """The adapter's virtual tokens, if it has any and is switched on."""
+        return virtual.of(self.model)
+
+    @property
+    def head(self) -> Head:
+        """What makes logits of hidden states; trained rows of new tokens are in their places, in a copy of the weights."""
+        return self._head(whole_weight(self.transformer.get_output_embeddings()))
+
+    def _head(self, weight: Tensor) -> Head:
+        layer, config = self.transformer.get_output_embeddings(), self.transformer.config.get_text_config()
+        softcap = getattr(config, "final_logit_softcapping", None)
+        return Head(weight, getattr(layer, "bias", None), _logit_scale(config), softcap)
+
     def fill_up(self) -> None:
         """Ask for batches of a multiple of FILL tokens, where what fills them up changes nothing: a router would route it."""
-        if self.flat and self.router is None:
+        if not self.flat or self.router is not None:
+            return
+        if (found := self.virtual) is not None and not found.keyed:
+            self._fill = FILL
+        else:
             self.multiple = FILL
 
     @property
@@ -70,19 +108,34 @@ class Policy(nn.Module):
     def forward(self, batch: FlatBatch) -> Tensor:
         """Return log p(target) for every target of the batch, float32, (N,)."""
         self._routed.clear()
+        self._kept = None  # of a forward that was broken off, with its graph
         if not self.trunk:
             return self._whole(batch)
-        return self._logps(self._hidden(batch), batch.target_ids)
+        hidden = self._hidden(batch)
+        if self.keep_hidden:
+            self._kept = hidden
+        return self._logps(hidden, batch.target_ids)
+
+    def take_hidden(self) -> Tensor | None:
+        """Return the last forward's hidden states of the scored positions, (N,H), once; None where none were kept."""
+        kept, self._kept = self._kept, None
+        return kept
 
     def _hidden(self, batch: FlatBatch) -> Tensor:
         """Return the hidden state that predicts each target, (N,H)."""
         if not self.flat:
             place, parts = self._padded(batch, self._decoder, "last_hidden_state")
             return torch.cat(list(parts))[place]
-        if self._turn is None or not self._mixed(batch, self._turn):
+        turn = self._text_turn()
+        if turn is None or not self._mixed(batch, turn):
             hidden = self._end_to_end(batch.ids, batch.positions, batch.segments, batch.lengths, batch.parents)
             return hidden[batch.target_index]
-        return self._in_halves(batch, self._turn)
+        return self._in_halves(batch, turn)
+
+    def _text_turn(self) -> int | None:
+        """The tokens of text beyond which rotary frequencies are others: virtual tokens have positions too."""
+        found = None if self._turn is None else self.virtual
+        return self._turn if found is None or self._turn is None else self._turn - found.tokens
 
     def _in_halves(self, batch: FlatBatch, turn: int) -> Tensor:
         """Run the sequences of at most `turn` tokens and the longer ones apart; (N,H)."""
@@ -90,8 +143,7 @@ class Policy(nn.Module):
         hidden: list[Tensor] = []
         for half in halves(batch.lengths, batch.parents, turn):
             tokens = moved(torch.from_numpy(half.tokens), device)
-            ends = torch.from_numpy(np.cumsum([0, *half.lengths], dtype=np.int32))
-            segments = attention.plan(half.lengths, ends, half.parents).to(device)
+            segments = attention.of_lengths(half.lengths, half.parents).to(device)
             ids, positions = batch.ids[tokens], batch.positions[tokens]
             hidden.append(self._end_to_end(ids, positions, segments, half.lengths, half.parents))
             place[half.tokens] = begun + np.arange(len(half.tokens))
@@ -102,13 +154,41 @@ class Policy(nn.Module):
         self, ids: Tensor, positions: Tensor, segments: Segments, lengths: tuple[int, ...], parents: tuple[int, ...]
     ) -> Tensor:
         """Return the hidden states of segments laid end to end, (T,H)."""
+        found = self.virtual
+        if found is not None and not found.keyed:
+            return self._behind_prompts(ids, positions, lengths, parents, found)
+        if found is not None:
+            layout = precede(lengths, parents, found.tokens)
+            planned = attention.of_lengths(layout.lengths, layout.parents).to(ids.device)
+            segments = replace(planned, prefix=attention.Prefix(found.pairs(), layout.places))
+            positions = positions + found.tokens
         often = None if self.router is None else router.multiplicity(lengths, parents)
         inputs = {"input_ids": ids[None], "position_ids": positions[None], "segments": segments}
         return self._run(self._decoder, often, **inputs).last_hidden_state[0]  # type: ignore[no-any-return]
 
+    def _behind_prompts(
+        self, ids: Tensor, positions: Tensor, lengths: tuple[int, ...], parents: tuple[int, ...], found: Virtual
+    ) -> Tensor:
+        """Return the hidden states of segments behind virtual tokens' embeddings, (T,H), which are filled up after these are in."""
+        layout, n = precede(lengths, parents, found.tokens), found.tokens
+        real, prompts = found.embedded(ids)
+        embeddings = preceded(real, prompts, layout.places)
+        places = preceded(positions + n, torch.arange(n, device=ids.device), layout.places)
+        lengths, parents = layout.lengths, layout.parents
+        if filling := -len(embeddings) % self._fill:
+            embeddings = torch.cat([embeddings, embeddings.new_zeros(filling, embeddings.shape[1])])
+            places = torch.cat([places, places.new_zeros(filling)])  # no position is beyond where frequencies turn
+            lengths, parents = (*lengths, filling), (*parents, -1)
+        segments = attention.of_lengths(lengths, parents).to(ids.device)
+        often = None if self.router is None else router.multiplicity(lengths, parents)
+        inputs = {"inputs_embeds": embeddings[None], "position_ids": places[None], "segments": segments}
+        hidden = self._run(self._decoder, often, **inputs).last_hidden_state[0]
+        return without(hidden[: len(hidden) - filling], n, layout.places)
+
     def _whole(self, batch: FlatBatch) -> Tensor:
         """Return the log-probs by the model's own forward, which gives the logits of every position."""
-        place, parts = self._padded(batch, self.model, "logits")
+        module = self.model if self.virtual is None else self.transformer  # PEFT would put virtual tokens in itself
+        place, parts = self._padded(batch, module, "logits")
         order, logps, start = [], [], 0
         for logits in parts:
             mine = ((place >= start) & (place < start + len(logits))).nonzero()[:, 0]
@@ -121,14 +201,14 @@ class Policy(nn.Module):
 
     def _padded(self, batch: FlatBatch, module: nn.Module, output: str) -> tuple[Tensor, Iterator[Tensor]]:
         """Return where each target's row is among the outputs, and the outputs of each group's own tokens."""
-        groups, place = lay_out(batch.lengths, batch.parents, self._turn)
-        device = batch.ids.device
+        groups, place = lay_out(batch.lengths, batch.parents, self._text_turn())
+        device, found = batch.ids.device, self.virtual
 
         def run() -> Iterator[Tensor]:
             for rows in (g.to(device) for g in groups):
-                mask = rows.real.long()
-                outputs = self._run(module, mask.flatten(), input_ids=batch.ids[rows.take], attention_mask=mask)
-                yield getattr(outputs, output).flatten(0, 1)[rows.own]
+                inputs, often, first = _inputs(batch.ids[rows.take], rows.real.long(), found)
+                outputs = self._run(module, often.flatten(), **inputs)
+                yield getattr(outputs, output)[:, first:].flatten(0, 1)[rows.own]
 
         return moved(torch.from_numpy(place), device)[batch.target_index], run()
 
@@ -142,16 +222,11 @@ class Policy(nn.Module):
         return outputs
 
     def _logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        head = self.transformer.get_output_embeddings()
-        config = self.transformer.config.get_text_config()
-        weight, bias = head.weight, getattr(head, "bias", None)
-        if bias is not None:  # a column of the weights, for an input that is always 1
-            hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1)
-            weight = torch.cat([weight, bias[:, None]], 1)
-        scale = _logit_scale(config)
-        if scale != 1:
-            hidden = hidden * scale
-        return target_logps(hidden, weight, targets, getattr(config, "final_logit_softcapping", None))
+        layer = self.transformer.get_output_embeddings()
+        head, rows = self._head(layer.weight), rows_of(layer)
+        if rows is not None and head.bias is not None:  # as folded puts it: a column of the weights
+            rows = rows[0], torch.cat([rows[1], head.bias[rows[0], None]], 1)
+        return target_logps(*folded(hidden, head), targets, head.softcap, rows)
 
     @staticmethod
     def _mixed(batch: FlatBatch, turn: int) -> bool:
@@ -204,6 +279,22 @@ class Policy(nn.Module):
             self.train(training)
             if self.flat:
                 self.transformer.set_attn_implementation("flat")
+
+
+def _inputs(ids: Tensor, mask: Tensor, found: Virtual | None) -> tuple[dict[str, Any], Tensor, int]:
+    """Return a model's inputs for padded rows `ids` (B,L), which of its tokens count (B,...), and where its outputs of `ids` begin.
+
+    With virtual tokens before every row, as PEFT's own forward has them.
+    """
+    if found is None:
+        return {"input_ids": ids, "attention_mask": mask}, mask, 0
+    whole = torch.cat([mask.new_ones(len(mask), found.tokens), mask], 1)
+    if found.keyed:
+        cache = found.cache(len(ids))
+        return {"input_ids": ids, "attention_mask": whole, "past_key_values": cache}, mask, 0
+    real, prompts = found.embedded(ids)
+    embeddings = torch.cat([prompts.expand(len(ids), -1, -1), real], 1)
+    return {"inputs_embeds": embeddings, "attention_mask": whole}, whole, found.tokens
 
 
 def _logit_scale(config: Any) -> float:

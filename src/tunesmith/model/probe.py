@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import InputError
-from tunesmith.model import attention
+from tunesmith.model import attention, virtual
 from tunesmith.training.batch import FlatBatch
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def difference(policy: "Policy", whole: "Policy", own: str) -> str:
     if policy.flat and not _settable(model):
         return "it does not use transformers' attention interface"
     config, training = model.config.get_text_config(), whole.model.training
-    limit = getattr(config, "max_position_embeddings", None) or LENGTHS[0]
+    limit = (getattr(config, "max_position_embeddings", None) or 1024) - virtual.count(whole.model)
     lengths = LENGTHS if limit >= LENGTHS[0] else tuple(max(1, n * limit // LENGTHS[0]) for n in LENGTHS)
     device, why = next(whole.parameters()).device, ""
     batch = flat_batch(random_ids(whole, sum(lengths)).cpu(), lengths, PARENTS).to(device)

@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from tunesmith import masking, registry, run
 from tunesmith.errors import InputError
 
-STEP = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "memory_bytes", "epoch")
+STEP = (
+    "loss", "grad_norm", "learning_rate", "tokens_per_second", "memory_bytes", "epoch", "kl_to_base", "distance_to_base",
+)  # fmt: skip
 KEPT = 100_000  # points that wait for a server that is away; the oldest go first
 RETRY = 30.0  # seconds between two attempts to reach it
 LAST, PAUSE = 3, 1.0  # attempts at the end, and seconds between them

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import config as configuration
-from tunesmith import run
+from tunesmith import run, run_file
 from tunesmith.config import RunConfig
 from tunesmith.errors import InputError
 from tunesmith.model.loading import check_weights, resolve
@@ -57,7 +57,7 @@ def _begun(given: RunConfig, config: str | dict[str, Any] | None, output: str | 
     """Return the run to be resumed as it was begun (`given`, where it was not), its folder, and whether it is finished."""
     folder = _folder_to_resume(config, output, given)
     if (folder / "run.yaml").is_file():
-        stored = configuration.parse(configuration.load_file(str(folder)), str(folder / "run.yaml"))
+        stored = configuration.parse(run_file.load_file(str(folder)), str(folder / "run.yaml"))
         resolving.refuse_changes(given, stored, str(folder))
         given = stored
     return given, folder, run.state(folder) == "done"
@@ -111,14 +111,14 @@ def _content(
     output: str | None,
     settings: Sequence[str],
 ) -> tuple[dict[str, Any], str]:
-    content = configuration.load_file(config) if isinstance(config, str) else dict(config or {})
+    content = run_file.load_file(config) if isinstance(config, str) else dict(config or {})
     for key, value in (("model", model), ("objective", objective), ("adapter", adapter), ("output", output)):
         if value is not None:
             content[key] = value
     if data is not None:
         content["data"] = [data] if isinstance(data, str) else list(data)
     for setting in settings:
-        configuration.assign(content, setting)
+        run_file.assign(content, setting)
     return content, config if isinstance(config, str) else "the run"
 
 

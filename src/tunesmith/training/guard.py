@@ -15,12 +15,13 @@ WINDOW, ACTIVE, SIGMAS = 128, 64, 6.0  # steps that are remembered, steps before
 LEAST = math.log(2)  # no spike is less than a doubling
 GROWTH_STEPS = 2000  # clean steps before fp16's loss scale is doubled
 
-GOOD, LOSS, GRADIENT, SPIKE, OVERFLOW = range(5)
+GOOD, LOSS, GRADIENT, SPIKE, OVERFLOW, PART = range(6)
 REASONS = {
     LOSS: "its loss is no finite number",
     GRADIENT: "its gradient is no finite number",
     SPIKE: "its loss or gradient is a spike",
     OVERFLOW: "its gradient overflowed in float16, and the loss scale is halved",
+    PART: "some of its gradients are no finite numbers",
 }
 
 MARGIN = 1.5  # a loss this many times above all that is plausible has left it
@@ -57,6 +58,20 @@ class Guard:
         if self.scaled:
             self._rescale(finite[1])
         return verdict
+
+    def foresee(self, loss: Tensor) -> Tensor:
+        """Return 1 where the loss alone condemns a step, else 0, as a float32 (); nothing is remembered."""
+        known = torch.stack((loss.float(), torch.zeros_like(loss, dtype=torch.float32)))  # of the norm nothing is known
+        return (~torch.isfinite(loss) | self._spike(known.clamp(min=1e-30).log())).float()
+
+    def judge_late(self, loss: Tensor, norm: Tensor, skipped: Tensor) -> Tensor:
+        """Judge a step that was made unless `skipped` (), what `foresee` returned: as `judge`, but PART for a gradient, and no SPIKE.
+
+        Parameters with finite gradients are changed by then.
+        """
+        verdict = self.judge(loss, norm)
+        made = torch.where(verdict == GRADIENT, float(PART), torch.where(verdict == SPIKE, float(GOOD), verdict))
+        return torch.where(skipped != 0, verdict, made)
 
     def _spike(self, logs: Tensor) -> Tensor:
         n = self.seen.clamp(1, WINDOW)

@@ -12,8 +12,8 @@ from torch import Tensor
 from tunesmith.data.records import Examples
 from tunesmith.run import Run
 from tunesmith.training.batch import Indices
-from tunesmith.training.guard import GOOD, GROWN, MARGIN, OVERFLOW, REASONS, ceiling, largest
-from tunesmith.training.optimizers import Masters
+from tunesmith.training.guard import GOOD, GROWN, MARGIN, OVERFLOW, PART, REASONS, ceiling, largest
+from tunesmith.training.masters import Masters
 
 NAMED = 3  # rows of a skipped step that are named
 SAMPLED = 1.0  # seconds between looks at the processor's load
@@ -104,7 +104,7 @@ class Journal:
         for (facts, rows, _), (loss, norm, verdict) in zip(self._pending, numbers, strict=True):
             self.run.emit(
                 "step",
-                **facts,
+                **{key: float(fact) if isinstance(fact, Tensor) else fact for key, fact in facts.items()},
                 loss=loss,
                 grad_norm=norm,
                 seconds=round(seconds, 5),
@@ -126,7 +126,8 @@ class Journal:
         more = len(named[NAMED:])
         where = f" ({'; '.join(named[:NAMED])}{f'; and {more} more' if more else ''})" if named else ""
         self._because = REASONS[verdict] + where
-        message = f"step {step} changed nothing, because {self._because}"
+        done = "changed a part of the weights only" if verdict == PART else "changed nothing"
+        message = f"step {step} {done}, because {self._because}"
         self.run.emit("skipped", step=step, message=message, rows=named[:NAMED], more_rows=more)
 
     def _count(self, p: Progress, step: int, loss: float, verdict: int) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -21,9 +21,10 @@ from tunesmith.model.policy import Policy
 from tunesmith.run import Run
 from tunesmith.training import checkpoint
 from tunesmith.training.batch import FlatBatch, Indices
+from tunesmith.training.companions import Companion
 from tunesmith.training.guard import Guard
 from tunesmith.training.journal import Journal, Progress, clock
-from tunesmith.training.optimizers import Masters, load_state_tensors, state_tensors
+from tunesmith.training.masters import Masters, Optimizers, evaluated, load_state_tensors, settle, state_tensors
 from tunesmith.training.parallel import ALONE, World, checksum, load
 from tunesmith.training.plan import Plan, Rows, plan_steps
 from tunesmith.training.prefetch import prefetched
@@ -59,10 +60,11 @@ class Loop:
         examples: Examples,
         rows: Rows,
         plan: Plan,
-        make_optimizer: Callable[[dict[str, Tensor]], torch.optim.Optimizer],
+        make_optimizer: Callable[[dict[str, Tensor]], Optimizers],
         evaluate: Callable[[], dict[str, Any]],
         fingerprint: str,
         world: World = ALONE,
+        companions: Sequence[Companion] = (),
     ) -> None:
         self.run, self.policy, self.plan, self.world = run, policy, plan, world
         self.examples, self.rows, self.evaluate, self.fingerprint = examples, rows, evaluate, fingerprint
@@ -73,7 +75,7 @@ class Loop:
         self.guard = Guard(self.device, scaled=first.dtype == torch.float16)
         self.stepper = Stepper(
             policy, loss, self.masters, self.optimizer, self.guard, examples, plan.microbatch_tokens, plan.clip_norm,
-            say=lambda sentence: run.emit("notice", message=sentence), world=world,
+            say=lambda sentence: run.emit("notice", message=sentence), world=world, companions=companions,
         )  # fmt: skip
         vocabulary = policy.transformer.config.get_text_config().vocab_size
         self.journal = Journal(run, self.device, self.masters, examples, plan.learning_rate, math.log(vocabulary))
@@ -84,6 +86,12 @@ class Loop:
         self.lengths = examples.lengths
         self.measured: dict[str, Any] | None = None  # what `evaluate` returned, or would, of the policy as it is
         self._signal: int | None = None
+
+    def begin_companions(self) -> None:
+        """Let the companions look at the start, and tell what they cost; once, before `train` and `resume`, with the weights agreed on."""
+        for companion in self.stepper.companions:
+            if cost := companion.begin(self.policy, self.masters, self.plan.steps):
+                self.run.emit("notice", message=cost)
 
     def train(self) -> Progress:
         """Run to the last step, or to where early stopping, a guard or a signal ends it; the policy holds the result."""
@@ -112,6 +120,7 @@ class Loop:
             raise self._interrupted(stop)
         if better:
             self._restore_best()
+        settle(self.optimizer, self.masters)
         return p
 
     def _steps(self) -> Iterator[Work]:
@@ -166,7 +175,7 @@ class Loop:
         rate = plan.learning_rate * factor(plan.schedule, p.step, plan.steps, plan.warmup)
         tokens, scored = int(self.lengths[rows].sum()), int(self.scored[rows].sum())
         self.measured = None
-        outcome = self.stepper.step(mine, batches, scored, rate)
+        outcome = self.stepper.step(mine, batches, scored, rate, p.step + 1)
         p.step += 1
         p.tokens += tokens
         p.scored_tokens += scored
@@ -176,6 +185,7 @@ class Loop:
             "learning_rate": rate,
             "tokens": tokens,
             "scored_tokens": scored,
+            **self.stepper.facts,
         }
         self.journal.add(facts, rows, outcome)
         due = p.step % LOG_EVERY == 0
@@ -231,7 +241,8 @@ class Loop:
         self._read()
         p = self.progress
         if self.measured is None:
-            self.measured = self.evaluate()
+            with evaluated(self.optimizer, self.masters):
+                self.measured = self.evaluate()
         p.metrics = self.measured
         if not p.metrics:
             return
@@ -257,8 +268,11 @@ class Loop:
             },
             "guard": self.guard.state(),
         }
+        companions = [c.state() for c in self.stepper.companions]
+        tensors |= {f"companion-{i}": own for i, (own, _) in enumerate(companions) if own}
         facts = {k: v for k, v in vars(p).items() if k not in ("step_tokens", "step_seconds")}
         state = {"progress": facts, "data": self.fingerprint, "processes": self.world.size}
+        state["companions"] = [own for _, own in companions]
         if self.world.rank == 0:
             self.writer.submit(p.step, tensors, state, p.best_step)
         self._tell_written()
@@ -306,6 +320,7 @@ class Loop:
         self.masters.load(tensors["trained"])
         load_state_tensors(self.optimizer, self.masters.masters, tensors["optimizer"])
         self.guard.load(tensors["guard"])
+        self._load_companions(tensors, state)
         self.progress = Progress(**state["progress"])
         before, now = state.get("processes", 1), self.world.size
         if before == now:
@@ -316,6 +331,10 @@ class Loop:
             self.run.emit("notice", message=f"{said}: the same rows in every step, other random numbers for dropout")
         self.stepper.capacity = self.progress.microbatch_tokens or self.stepper.capacity
 
+    def _load_companions(self, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        for i, companion in enumerate(self.stepper.companions):
+            companion.load(tensors.get(f"companion-{i}", {}), state["companions"][i])
+
     def _restore_best(self) -> None:
         p = self.progress
         path = self.run.folder / "checkpoints" / f"step-{p.best_step}"
@@ -323,6 +342,8 @@ class Loop:
         if wrong is None:
             tensors, state = load(self.world, path)
             self.masters.load(tensors["trained"])
+            load_state_tensors(self.optimizer, self.masters.masters, tensors["optimizer"])
+            self._load_companions(tensors, state)
             self.measured = None
             p.metrics = state["progress"]["metrics"]
             said = f"the result is step {p.best_step}, the best by validation loss ({p.best:.4f})"

@@ -131,6 +131,7 @@ class World:
                 dist.broadcast(whole.reshape(-1).view(torch.uint8), group_src=0, group=self.group)
             if whole.data_ptr() != t.data_ptr():
                 t.detach().copy_(whole)
+            torch.autograd.graph.increment_version(t)  # which a collective does not: what is cached of it is stale
 
     def together(self, work: Callable[[], T]) -> T:
         """Return work(), done in every process at once. The InputError of any is every one's, and the first tells people of it.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,9 @@ class Plan:
     batch_size: int | None
     microbatch_tokens: int
     learning_rate: float
-    schedule: str
+    schedule: str | dict[str, Any]
     warmup: int
-    clip_norm: float
+    clip_norm: float | Literal[False]
     seed: int
     evaluate_every: int
     checkpoint_every: int

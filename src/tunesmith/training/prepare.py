@@ -1,10 +1,11 @@
 """What is checked, read and inferred before a run's folder is opened and any weight is loaded."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,23 +19,29 @@ from tunesmith.data.lazy import Chosen
 from tunesmith.data.mixing import Indices, Numbers
 from tunesmith.data.records import Examples, Record
 from tunesmith.errors import InputError
-from tunesmith.model.adapters.lora import reach
+from tunesmith.model import quantize, stacking
+from tunesmith.model.adapters._attached import Attached
 from tunesmith.model.loading import (
-    STARTER,
     ModelSource,
     adapter_config,
     check_weights,
-    count_weights,
     load_config,
     load_tokenizer,
     resolve,
+    safetensors_shapes,
+    structure,
 )
 from tunesmith.model.regional import check_compiler
-from tunesmith.training import dataset, infer
+from tunesmith.training import dataset, infer, optimizers
 from tunesmith.training import resolve as resolving
+from tunesmith.training.companions import Companion
 from tunesmith.training.dataset import Tasks
-from tunesmith.training.infer import Amount, Inferred, Shape
+from tunesmith.training.infer import Amount, Inferred
 from tunesmith.training.plan import count_steps, plan_steps
+from tunesmith.training.structure import meta_model, said_name, shape
+
+if TYPE_CHECKING:
+    from tunesmith.model.new_tokens import NewTokens
 
 
 class Prepared:
@@ -50,6 +57,10 @@ class Prepared:
         self.config, self.say = config, say
         self.inferred: list[Inferred] = []
         self.notices: list[str] = []
+        self.companion: Companion | None = None
+        self.method = ""  # what is trained, of model/adapters: by it the rate is inferred
+        self.below: str | None = None  # the folder of the old adapter that a new one is put on
+        self.wraps = True  # the result is an adapter, no whole model
         self.held_out: Sequence[Record] = []
         self.train_records: Sequence[Record] = []
         self.examples: Examples
@@ -58,7 +69,7 @@ class Prepared:
         self.difficulty: Numbers | None
         self.mix: list[dict[str, Any]]
         self.steps: int
-        self.source = self._source()
+        self.source = self._quantized(self._source())
         check_weights(self.source)
         self._read_rows()  # before transformers is imported: a broken row is said at once
         self._check_model()
@@ -66,15 +77,18 @@ class Prepared:
         self._schedule()
 
     def _check_model(self) -> None:
-        self.tokenizer, notices = load_tokenizer(self.source)
+        self.tokenizer, notices = load_tokenizer(replace(self.source, adapter=self.below or self.source.adapter))
         self.notices += notices
         config = load_config(self.source)
-        model = _meta_model(config, self.source)
-        self.shape = _shape(config, model)
+        model = meta_model(config, self.source)
+        self.new_tokens = self._extend(model)
+        self.shape = shape(model.config, model)
         self.machine = infer.machine(self.config.train.device)
+        optimizers.check(self.config.optimizer["name"], self.machine.device)
         if self.config.train.compile:
             check_compiler(self.machine.device)
         self._infer(infer.infer_model(self.config, self.shape, self.machine))
+        self._check_quantized(config, model)
         if reads_clock(self.tokenizer):
             self._infer(infer.infer_date(self.config))
             fix_clock(self.tokenizer, str(self.config.train.date))
@@ -83,44 +97,149 @@ class Prepared:
             raise InputError(f"train.max_length {length} is beyond the model's context of {context} tokens; lower it.")
         self.shape = replace(self.shape, trained=self._check_adapter(model))
 
+    def _extend(self, model: Any) -> "NewTokens":
+        """Extend tokenizer and vocabulary by what the run and the adapter it continues add to them."""
+        from tunesmith.model import new_tokens, token_files
+
+        for adapter in filter(None, (self.source.adapter, self.below)):
+            new_tokens.grow(model, token_files.size(adapter, model))
+        learned = token_files.ids(self.source.adapter) if self.source.adapter else []
+        asked, rows = self.config.model.new_tokens or [], len(model.get_input_embeddings().weight)
+        found = new_tokens.NewTokens(size=rows)
+        if asked:
+            found, said = new_tokens.extend(self.tokenizer, asked, rows)
+            self.notices += said
+            new_tokens.grow(model, found.size)
+        return replace(found, ids=tuple(sorted({*found.ids, *learned})))
+
     def _source(self) -> ModelSource:
         """Return base and adapter: of adapter.from, or of a model that is an adapter itself, which is trained on as it is."""
         adapter, model = self.config.adapter, self.config.model.path
-        if adapter is not None and "from" in adapter:
-            started = resolve(adapter["from"]) if Path(adapter["from"]).is_dir() else resolve(model, adapter["from"])
+        key = next((key for key in ("from", "on") if adapter is not None and key in adapter), None)
+        if adapter is not None and key is not None:
+            started = resolve(adapter[key]) if Path(adapter[key]).is_dir() else resolve(model, adapter[key])
             if started.adapter is None:
                 raise InputError(
-                    f"adapter.from: {adapter['from']} holds a whole model, no adapter; give it as the model."
+                    f"adapter.{key}: {adapter[key]} holds a whole model, no adapter; give it as the model."
                 )
             if "model" not in self.config.model_fields_set:
-                self._infer([Inferred("model.path", _name(started.base), "what the adapter was trained on")])
+                self._infer([Inferred("model.path", said_name(started.base), "what the adapter was trained on")])
             elif resolve(model).adapter not in (None, started.adapter):
                 raise InputError(
-                    f"the model {model} is an adapter, and adapter.from names another; keep one of the two."
+                    f"the model {model} is an adapter, and adapter.{key} names another; keep one of the two."
                 )
-            return ModelSource(resolve(self.config.model.path).base, started.adapter)
+            found = ModelSource(resolve(self.config.model.path).base, started.adapter, started.quantize)
+            if key == "from":
+                return found
+            check_weights(found)
+            self.below = started.adapter
+            return ModelSource(found.base, None, None if adapter.get("how") == "merge" else found.quantize)
         source = resolve(model)
         if source.adapter is not None:
             if adapter is not None:
                 raise InputError(
-                    f"the model {model} already is an adapter on {_name(source.base)}, and training continues it as it is; "
+                    f"the model {model} already is an adapter on {said_name(source.base)}, and training continues it as it is; "
                     "leave the adapter out, or train from that base."
                 )
             self._infer([Inferred("adapter", {"from": model}, "the model is an adapter: it is trained on")])
         return source
 
+    def _quantized(self, source: ModelSource) -> ModelSource:
+        """Return the source as it is quantised: as the run says, or else as the adapter says that it continues, or that it trains."""
+        if self.config.model.quantize is None:
+            adapter, how = (self.config.adapter or {}).get("name"), source.quantize
+            known = adapter in registry.names("model.adapters")
+            own = getattr(registry.load("model.adapters", str(adapter)), "QUANTIZE", None) if known else None
+            if how is not None:
+                said = "the adapter was trained on such a base"
+                self._infer([Inferred("model.quantize", how.name, said)])
+                if how.name in ("nf4", "fp4"):
+                    self._infer([Inferred("model.double_quantization", how.double, said)])
+            elif own is not None:
+                self._infer([Inferred("model.quantize", own, f"adapter {adapter} is for such a base")])
+        return replace(source, quantize=self.config.quantization())
+
+    def _check_quantized(self, config: Any, model: Any) -> None:
+        """Quantise the model without memory, if the run does, and tell what that leaves; InputError where it cannot be."""
+        how, base = self.source.quantize, said_name(self.source.base)
+        quantize.check(how, config, base, self.machine.device)
+        stored = quantize.described(getattr(config, "quantization_config", None) or {})
+        quantize.check_adapter(how or stored, (self.config.adapter or {}).get("name", ""))
+        if how is None:
+            return
+        from tunesmith.model.quantized_layers import quantize_model
+
+        share = quantize_model(model, how)
+        size = 4 if self.config.train.dtype == "float32" else 2
+        self.shape = replace(self.shape, weights=quantize.weight_bytes(model.parameters(), size))
+        self.notices.append(quantize.sentence(how, share, self.shape.weights or 0, str(self.config.train.dtype), model))
+
     def _check_adapter(self, model: Any) -> int:
         """Attach the adapter to the model without memory: targets that match nothing are found now. Return how many weights train."""
+        from tunesmith.model import adapter_files, virtual
+        from tunesmith.model.new_tokens import train_rows
+
         adapter = self.config.adapter or {}
+        self.method = adapter.get("name", "")
         if self.source.adapter is not None:
-            kind = adapter_config(self.source.adapter).get("peft_type")
-            if kind != "LORA":
-                raise InputError(f"{self.source.adapter} is a {kind} adapter; tunesmith continues LORA ones only.")
-            return count_weights(Path(self.source.adapter) / "adapter_model.safetensors")
-        adapted = attach(model, adapter)
-        if adapter["name"] == "lora" and (sentence := reach(adapted)):
-            self.notices.append(sentence)
-        return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            adapter_files.check(self.source.adapter, model, said_name(self.source.base))
+            self.method = adapter_files.method(self.source.adapter)
+            if said := adapter_files.notice(self.source.adapter):
+                self.notices.append(said)
+            self._leave_room(int(adapter_config(self.source.adapter).get("num_virtual_tokens") or 0))
+            return self._trains(safetensors_shapes(Path(self.source.adapter) / "adapter_model.safetensors").items())
+        attached = attach(model, adapter)
+        if self.new_tokens.ids:
+            train_rows(attached.model, self.new_tokens.ids)
+        elif adapter.get("name") == "trainable_tokens":
+            raise InputError(
+                "the adapter trainable_tokens trains the rows of model.new_tokens: name some tokens there."
+            )
+        self.wraps = hasattr(attached.model, "peft_config")
+        if self.below is not None:
+            how = stacking.split(adapter)[1]["how"]
+            stacking.check(
+                structure(self.source),
+                self.below,
+                how,
+                said_name(self.source.base),
+                attached,
+                self.config.model.quantize,
+            )
+        self._leave_room(virtual.count(attached.model))
+        self.companion = attached.companion
+        if self.companion is not None and self.config.train.optimizer_in_backward:
+            raise InputError(
+                f"train.optimizer_in_backward drops each gradient before adapter {adapter['name']} can look at it; take one of the two "
+                "away."
+            )
+        self.notices += attached.notices
+        trained = [(n, p.shape) for n, p in attached.model.named_parameters() if p.requires_grad]
+        output = attached.model.get_output_embeddings()
+        self.shape = replace(self.shape, trains_output=bool(output is not None and output.weight.requires_grad))
+        return self._trains(trained)
+
+    def _trains(self, shapes: Iterable[tuple[str, Sequence[int]]]) -> int:
+        """Note what the optimizer keeps on the device for weights of these names and shapes; return how many numbers they have."""
+        trained = list(shapes)
+        kept = optimizers.on_device(self.config.optimizer["name"], trained, self.machine.device)
+        self.shape = replace(self.shape, optimizer=kept)
+        return sum(math.prod(shape) for _, shape in trained)
+
+    def _leave_room(self, tokens: int) -> None:
+        """Make room for an adapter's virtual tokens in a longest example that was inferred; InputError for one that was asked for."""
+        context, length = self.shape.context, self.config.train.max_length
+        if not tokens or context is None or length is None or length + tokens <= context:
+            return
+        if tokens >= context or all(item.key != "train.max_length" for item in self.inferred):
+            raise InputError(
+                f"train.max_length {length} and the adapter's {tokens} virtual tokens are beyond the model's context of {context} "
+                "tokens; lower one of the two."
+            )
+        self.inferred = [item for item in self.inferred if item.key != "train.max_length"]
+        self._infer(
+            [Inferred("train.max_length", context - tokens, f"the model's context without {tokens} virtual tokens")]
+        )
 
     def _infer(self, found: list[Inferred]) -> None:
         self.inferred += found
@@ -212,7 +331,9 @@ class Prepared:
             self.notices.append(
                 f"train.microbatch_tokens is below the longest example ({amount.longest} tokens), which runs alone"
             )
-        self._infer(infer.infer_schedule(self.config, self.shape, self.machine, amount))
+        named = self.config.model_copy(update={"adapter": {"name": self.method}})  # also where adapter says from
+        self._infer(infer.infer_schedule(named, self.shape, self.machine, amount))
+        self.notices.append(infer.memory_notice(self.config, self.shape, self.machine, amount))
         train = self.config.train
         if train.max_steps is not None:
             self.steps = train.max_steps
@@ -227,6 +348,8 @@ class Prepared:
                 train.epochs,
                 self.difficulty,
             )
+        if self.companion is not None:
+            self.companion.check(self.steps)
         self._tell_unseen()
         self._infer(infer.infer_intervals(self.config, self.steps, amount))
 
@@ -244,38 +367,9 @@ class Prepared:
             self.notices.append(f"{said}; raise train.{'max_steps' if train.max_steps else 'epochs'} to reach them")
 
 
-def attach(model: Any, adapter: dict[str, Any]) -> Any:
-    checked = named(adapter, "model.adapters", "attach", "adapter", "the run")
-    return registry.load("model.adapters", adapter["name"]).attach(model, **checked)
-
-
-def _name(base: str) -> str:
-    return "starter" if base == str(STARTER) else base
-
-
-def _meta_model(config: Any, source: ModelSource) -> Any:
-    """Return the model's structure without memory for its weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except Exception as e:  # a config is the user's: whatever the model's code says of it is about the config
-        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise InputError(
-            f'the model "{_name(source.base)}" is none that writes text, or its config is wrong: {first[:200].rstrip(".")}.'
-        ) from e
-
-
-def _shape(config: Any, model: Any) -> Shape:
-    text = config.get_text_config()
-    parameters = sum(p.numel() for p in model.parameters())
-    feedforward = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    context = getattr(text, "max_position_embeddings", None)
-    if not (parameters and text.hidden_size > 0 and text.num_hidden_layers > 0):
-        raise InputError(
-            f"the model's config.json asks for {text.num_hidden_layers} layers of width {text.hidden_size}: it is not the config "
-            "of a trained model; fetch or copy it again."
-        )
-    return Shape(parameters, text.hidden_size, feedforward, text.num_hidden_layers, context, text.vocab_size)
+def attach(model: Any, adapter: dict[str, Any]) -> Attached:
+    """Attach to the model what `adapter` ({name, keyword arguments}) says."""
+    own, _ = stacking.split(adapter)
+    checked = named(own, "model.adapters", "attach", "adapter", "the run")
+    attached: Attached = registry.load("model.adapters", adapter["name"]).attach(model, **checked)
+    return attached

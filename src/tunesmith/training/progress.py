@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 RECENT = 20  # steps behind the loss, the speed and the time left that are shown
+TOLD = (("kl_to_base", "KL"), ("distance_to_base", "distance"))  # what a regularizer tells of a step
 LINES = 10  # plain lines of a run, besides its evaluations
 
 
@@ -163,6 +164,9 @@ class Progress:
             parts.append(f"loss {significant(sum(loss * n for loss, n in losses) / sum(n for _, n in losses))}")
         elif self.recent:
             parts.append("loss –")
+        last = self.recent[-1] if self.recent else {}
+        facts = [(short, number(last.get(key))) for key, short in TOLD]
+        parts += [f"{short} {significant(value)}" for short, value in facts if value is not None]
         if seconds > 0:
             parts.append(f"{count(sum(e.get('tokens') or 0 for e in self.recent) / seconds)} tok/s")
             if self.total and step < self.total:
@@ -176,12 +180,10 @@ def start_line(event: Event) -> str:
     """Return what is about to be trained on what, in a sentence."""
     text = f"Training {event.get('model')} with {event.get('objective')}"
     if event.get("adapter"):
-        text += f", {event['adapter']} adapter"
+        text += _adapter(event)
     trained, total = event.get("trained_parameters"), event.get("parameters")
     if trained and total:
-        text += (
-            f" ({count(trained)} of {count(total)} parameters)" if trained != total else f" ({count(total)} parameters)"
-        )
+        text += f" ({_share(trained, total, event.get('adapter_bytes'))})"
     text += f": {count(event.get('steps'))} steps"
     if event.get("epochs"):
         text += f", {event['epochs']:g} epoch{'' if event['epochs'] == 1 else 's'}"
@@ -192,6 +194,27 @@ def start_line(event: Event) -> str:
     if event.get("resumed_from") is not None:
         text += f"; resumed at step {count(event['resumed_from'])}"
     return text
+
+
+def _adapter(event: Event) -> str:
+    """Return what is trained by its name, and the old adapter it is put on."""
+    name, on = str(event["adapter"]), event.get("adapter_on")
+    if name.startswith("from "):
+        return f", continuing the adapter {name}"
+    text = f", {name}" if name == "full" else f", {name} adapter"
+    if on is None:
+        return text
+    return (
+        f"{text} on the base with {on} merged in" if event.get("adapter_how") == "merge" else f"{text} stacked on {on}"
+    )
+
+
+def _share(trained: int, total: int, size: int | None) -> str:
+    """Return how many parameters are trained, their share in percent, and what the adapter's file will take."""
+    if trained == total:
+        return f"{count(total)} parameters"
+    text = f"{count(trained)} of {count(total)} parameters, {significant(100 * trained / total)}%"
+    return text if size is None else f"{text}; the adapter takes {memory(size)}"
 
 
 def end_line(event: Event) -> str:

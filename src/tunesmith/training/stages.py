@@ -1,31 +1,38 @@
 """The stages of a run with its folder open: policy, loop, measurements before and after, result, report."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from tunesmith import registry, run
 from tunesmith.arguments import named
-from tunesmith.data.records import Examples
 from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost
+from tunesmith.model import quantize, stacking
+from tunesmith.model.loading import QUANTIZATION, ModelSource
 from tunesmith.tracking._feed import following
-from tunesmith.training import checkpoint, disk, measure, memory, parallel
+from tunesmith.training import checkpoint, disk, measure, optimizers, parallel
 from tunesmith.training import resolve as resolving
+from tunesmith.training.companions import Companion
 from tunesmith.training.dataset import CARD
 from tunesmith.training.journal import Progress, peak_memory
 from tunesmith.training.loop import Loop
+from tunesmith.training.outcome import device_name, fingerprint, lacking, throughput
 from tunesmith.training.parallel import ALONE, World
 from tunesmith.training.plan import Plan
 from tunesmith.training.prepare import Prepared, attach
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tunesmith.model.adapters._attached import Attached
+    from tunesmith.training.masters import Optimizers
 
 
 class Training:
@@ -56,7 +63,7 @@ class Training:
             except Exception as e:
                 if isinstance(e, (Interrupted, ProcessLost)):
                     self._end("interrupted" if isinstance(e, Interrupted) else "failed", str(e))
-                elif said := _lacking(self.folder, e):
+                elif said := lacking(self.folder, e):
                     self._end("failed", said)
                     raise InputError(said) from e
                 else:
@@ -72,6 +79,11 @@ class Training:
         if self.world.rank > 0:
             return run.Elsewhere(self.folder)
         self._check_disk()
+        if self.config.train.optimizer_in_backward and self.world.size > 1:
+            raise InputError(
+                f"train.optimizer_in_backward steps each weight before the gradients of {self.world.size} processes are added up; "
+                "start one process, or take it away."
+            )
         opened = stack.enter_context(run.open_run(self.folder, tuple(self.listeners)))
         if not resume:
             run.refuse_used(self.folder)  # again: another run may have been in it while this one was prepared
@@ -86,6 +98,7 @@ class Training:
             self._announce(notices)
         loop = self.world.together(self._loop)
         self._agree(loop)
+        self.world.together(loop.begin_companions)
         if found is not None:
             self._same_data(found, loop.fingerprint)
             loop.resume(found)
@@ -108,7 +121,8 @@ class Training:
         world.same(loop.fingerprint, "other data")
         world.broadcast_(loop.masters.masters.values())
         loop.masters.refresh()
-        world.same(parallel.checksum(loop.policy.parameters()), "other weights of the model")
+        held = (t for p in loop.policy.parameters() for t in quantize.stored(p))
+        world.same(parallel.checksum(held), "other weights of the model")
         checkpoint.seed_rng(world.seed(self.config.train.seed, 0))
         threads = torch.get_num_threads()
         by = "NCCL" if loop.device.type == "cuda" else f"gloo, {threads} thread{'s' if threads > 1 else ''} each"
@@ -125,7 +139,7 @@ class Training:
 
     def _announce(self, notices: list[str]) -> None:
         run.write_bytes(self.folder / "run.yaml", resolving.to_yaml(self.config, self.prepared.inferred).encode())
-        run.write_json(self.folder / "environment.json", run.environment(_device_name(self.prepared.machine.device)))
+        run.write_json(self.folder / "environment.json", run.environment(device_name(self.prepared.machine.device)))
         self._keep_card()
         self.run.set_state("running", pid=os.getpid())
         for notice in [*self.prepared.notices, *notices]:
@@ -139,34 +153,62 @@ class Training:
         for file in [] if folder is None else [f for f in (folder / "card.json", folder / "card.html") if f.is_file()]:
             run.write_bytes(self.folder / f"{CARD}{file.suffix}", file.read_bytes())
 
-    def _policy(self) -> Any:
+    def _policy(self) -> "tuple[Any, Attached]":
+        """Return the policy and what its adapter left."""
         from tunesmith.model.activations import checkpoint_activations
+        from tunesmith.model.adapters._attached import Attached
         from tunesmith.model.loading import load_model
         from tunesmith.model.lora import fuse
+        from tunesmith.model.new_tokens import begin, ratios, train_rows
+        from tunesmith.model.offload import offload_activations
         from tunesmith.model.policy import make_policy
         from tunesmith.model.regional import compile_layers
 
         checkpoint.seed_rng(self.config.train.seed)
         assert self.config.train.dtype is not None
-        model = load_model(self.prepared.source, dtype=self.config.train.dtype)
-        adapter = self.config.adapter or {}
-        if self.prepared.source.adapter:
-            model.requires_grad_(False)
-            model.set_adapter("default")  # which makes the adapter's own weights, and no others, trained
+        adapter, below = self.config.adapter or {}, self.prepared.below
+        if below is not None and adapter.get("how") == "merge":
+            model = self._merged_first(below)
         else:
-            model = attach(model, adapter)
-        fuse(model)
+            device = self.world.device(self.prepared.machine.device)
+            model = load_model(self.prepared.source, dtype=self.config.train.dtype, trainable=True, device=device)
+        begin(model, self.prepared.new_tokens)
+        if self.prepared.source.adapter:
+            attached = Attached(model)
+        else:
+            attached = attach(model, adapter)
+            if below is not None and adapter.get("how") != "merge":
+                attached = stacking.stacked(attached, below)
+        model = attached.model
+        if self.prepared.new_tokens.ids:
+            train_rows(model, self.prepared.new_tokens.ids)
+            attached = replace(attached, ratios={**attached.ratios, **ratios(model, self.prepared.method)})
+        if self.config.train.fused:
+            fuse(model)
         policy, sentence = make_policy(model.to(self.world.device(self.prepared.machine.device)))
         checkpoint_activations(model, self.config.train.activation_checkpointing or "none")
+        if self.config.train.activation_offload:
+            offload_activations(model)
         if self.config.train.compile:
             compile_layers(policy)
-        self.run.emit("notice", message=sentence)
-        return policy
+        measured = [said for said in attached.notices if said not in self.prepared.notices]  # with weights, LoftQ's
+        for said in [*measured, sentence]:
+            self.run.emit("notice", message=said)
+        return policy, attached
+
+    def _merged_first(self, below: str) -> Any:
+        """Return the base with an old adapter in it, kept beside the result where that is an adapter of it."""
+        from tunesmith.model import into_base
+
+        keep = self.folder / "base" if self.prepared.wraps and self.world.rank == 0 else None
+        source = ModelSource(self.prepared.source.base, below)
+        model, notices = into_base.merged_first(source, str(self.config.train.dtype), self.prepared.tokenizer, keep)
+        for notice in notices:
+            self.run.emit("notice", message=notice)
+        return model
 
     def _loop(self) -> Loop:
-        from tunesmith.training.optimizers import OPTIMIZERS
-
-        policy, train = self._policy(), self.config.train
+        (policy, attached), train = self._policy(), self.config.train
         warmup = train.warmup or 0.0
         given = {k: v for k, v in self.config.optimizer.items() if k != "name"}
         plan = Plan(
@@ -201,15 +243,32 @@ class Training:
             self.prepared.examples,
             self.prepared.rows,
             plan,
-            lambda masters: OPTIMIZERS[self.config.optimizer["name"]](masters, **given),
+            lambda masters: self._optimizer(masters, attached),
             lambda: self._validation_metrics(policy),
-            _fingerprint(self.prepared.examples, self.prepared.rows(0), self.prepared.difficulty),
+            fingerprint(self.prepared.examples, self.prepared.rows(0), self.prepared.difficulty),
             self.world,
+            self._companions(attached),
         )
 
-    def _same_data(self, path: Path, fingerprint: str) -> None:
+    def _optimizer(self, masters: "dict[str, Tensor]", attached: "Attached") -> "Optimizers":
+        """Return the run's optimizer; where it steps inside the backward pass, one for each master."""
+        given = {k: v for k, v in self.config.optimizer.items() if k != "name"}
+        ratios = {f"model.{name}": ratio for name, ratio in attached.ratios.items()}
+        make = partial(registry.load("training.optimizers", self.config.optimizer["name"]).make, ratios=ratios, **given)
+        if not self.config.train.optimizer_in_backward:
+            return make(masters)  # type: ignore[no-any-return]
+        return optimizers.per_parameter(make, masters)
+
+    def _companions(self, attached: "Attached") -> list[Companion]:
+        found = [attached.companion] if attached.companion is not None else []
+        if self.config.regularizer is not None:
+            given = {k: v for k, v in self.config.regularizer.items() if k != "name"}
+            found.append(registry.load("training.regularizers", self.config.regularizer["name"]).make(**given))
+        return found
+
+    def _same_data(self, path: Path, wanted: str) -> None:
         stored = self.world.first(lambda: json.loads((path / "state.json").read_text())["data"])
-        if stored != fingerprint:
+        if stored != wanted:
             raise InputError(
                 f"the data of {self.folder} has changed since {path.name} was written; restore it or begin a new run."
             )
@@ -223,15 +282,23 @@ class Training:
             model=self.config.model.path,
             objective=self.config.objective["name"],
             adapter=adapter.get("name", f"from {adapter.get('from')}"),
+            adapter_bytes=self._adapter_bytes(policy.model),
+            **{f"adapter_{key}": adapter[key] for key in stacking.KEYS if key in adapter},
             steps=steps,
             epochs=self.config.train.epochs,
             rows=len(self.prepared.train_records),
             validation_rows=len(self.prepared.held_out),
-            parameters=sum(p.numel() for p in parameters),
+            parameters=quantize.count(parameters),
             trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
             resumed_from=resumed_from,
         )
         self.run.emit("mix", sources=self.prepared.mix)
+
+    def _adapter_bytes(self, model: Any) -> int | None:
+        from tunesmith.model.adapter_size import saved_bytes
+
+        name = (self.config.adapter or {}).get("name")
+        return saved_bytes(model, getattr(registry.load("model.adapters", name), "SAVED", 1) if name else 1)
 
     def _validation_metrics(self, policy: Any) -> dict[str, Any]:
         tokens = self.config.train.microbatch_tokens or 4096
@@ -260,7 +327,7 @@ class Training:
             "tokens": progress.tokens,
             "scored_tokens": progress.scored_tokens,
             "seconds": round(progress.seconds, 3),
-            "tokens_per_second": _throughput(progress.step_tokens, progress.step_seconds),
+            "tokens_per_second": throughput(progress.step_tokens, progress.step_seconds),
             "train_loss": progress.train_loss,
             "metrics": metrics,
             "peak_memory_bytes": self.world.most(peak_memory(torch.device(self.prepared.machine.device)))[0],
@@ -279,14 +346,25 @@ class Training:
         return report
 
     def _save_result(self, policy: Any) -> Path:
+        from tunesmith.model import new_tokens, token_files
+
         result, beside = self.folder / "result", self.folder / ".result.part"
         shutil.rmtree(beside, ignore_errors=True)
+        own = self.folder / "base"  # with an old adapter merged into it
+        base = own if own.is_dir() else Path(self.prepared.source.base)
         for adapter in getattr(policy.model, "peft_config", {}).values():
-            if Path(self.prepared.source.base).is_dir():  # plain PEFT finds the base from any folder
-                adapter.base_model_name_or_path = str(Path(self.prepared.source.base).resolve())
-        policy.model.save_pretrained(beside)
+            if base.is_dir():  # plain PEFT finds the base from any folder
+                adapter.base_model_name_or_path = str(base.resolve())
+        policy.eval()  # what an encoder with dropout says of its virtual tokens is saved
+        rows = new_tokens.settle(policy.model)
+        # rows of their own, or else PEFT would save the whole matrices beside them
+        policy.model.save_pretrained(beside, **({"save_embedding_layers": False} if rows else {}))
+        token_files.save(rows, policy.model, beside)
+        how = self.prepared.source.quantize
+        if how is not None:
+            run.write_json(beside / QUANTIZATION, how.describe())
         self.prepared.tokenizer.save_pretrained(beside)
-        for path in (*beside.iterdir(), beside):
+        for path in (*beside.rglob("*"), beside):
             disk.sync(path)
         shutil.rmtree(result, ignore_errors=True)
         disk.rename(beside, result)
@@ -304,30 +382,3 @@ class Training:
             self.run.emit("end", state=state, message=message, **done)
         with contextlib.suppress(Exception):  # what ended the run is what must be told
             write_report(self.folder)
-
-
-def _lacking(folder: Path, error: Exception) -> str | None:
-    """Return what to say of an error that is the machine's: no room on the disk, or no memory."""
-    if disk.is_full(error):
-        return disk.sentence(folder, error)
-    return memory.SENTENCE if memory.ran_out(error) else None
-
-
-def _throughput(tokens: list[int], seconds: list[float]) -> float | None:
-    """Real tokens per second of stepping, the first two steps left out (None where there were no more)."""
-    return round(sum(tokens[2:]) / sum(seconds[2:]), 1) if len(tokens) > 2 else None
-
-
-def _fingerprint(examples: Examples, rows: Any, difficulty: Any = None) -> str:
-    digest = hashlib.sha256()
-    for array in (examples.ids, examples.scored, examples.offsets, rows, *([] if difficulty is None else [difficulty])):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _device_name(device: str) -> str:
-    if device != "cuda":
-        return device
-    import torch
-
-    return str(torch.cuda.get_device_name())

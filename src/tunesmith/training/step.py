@@ -1,6 +1,7 @@
 """One optimizer step: the rows' micro-batches forward and backward, the guard's verdict, clip, update. It never waits for the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from tunesmith.errors import InputError
 from tunesmith.model.policy import Policy
 from tunesmith.training import memory
 from tunesmith.training.batch import FlatBatch, Indices, microbatches
+from tunesmith.training.companions import Companion
 from tunesmith.training.guard import GOOD, Guard
-from tunesmith.training.optimizers import Masters, update
+from tunesmith.training.in_backward import InBackward
+from tunesmith.training.masters import Masters, Optimizers, update
 from tunesmith.training.parallel import ALONE, World
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -21,7 +24,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Stepper:
     """Steps of a policy over examples in micro-batches of `capacity` tokens, which are halved where memory runs out.
 
-    `say` is told sentences for people.
+    optimizer: one; or one for each master, which then are stepped inside the backward pass. clip_norm: False does not clip. `say` is
+    told sentences for people.
     """
 
     def __init__(
@@ -29,19 +33,27 @@ class Stepper:
         policy: Policy,
         loss: Loss,
         masters: Masters,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizers,
         guard: Guard,
         examples: Examples,
         capacity: int,
-        clip_norm: float,
+        clip_norm: float | Literal[False],
         say: Callable[[str], None],
         world: World = ALONE,
+        companions: Sequence[Companion] = (),
     ) -> None:
+        self.companions = companions
         self.policy, self.loss, self.masters, self.optimizer, self.guard = policy, loss, masters, optimizer, guard
         self.examples, self.capacity, self.clip_norm, self.say = examples, capacity, clip_norm, say
         self.world = world
         self.device = next(policy.parameters()).device
+        self.facts: dict[str, Any] = {}  # what the companions say of the last step
         self._at: FlatBatch | None = None  # the micro-batch under way
+        self.each = list(optimizer.values()) if isinstance(optimizer, Mapping) else [optimizer]
+        self.in_backward: InBackward | None = None
+        if isinstance(optimizer, Mapping):
+            self.in_backward = InBackward(masters, optimizer)
+            self.in_backward.make_state()
 
     def batches(self, rows: Indices) -> list[FlatBatch]:
         """Return the micro-batches of a step over `rows`, on the host; for a GPU in page-locked memory."""
@@ -51,26 +63,39 @@ class Stepper:
         torch.cuda.set_device(self.device)  # of this thread, whose pinned memory would else belong to the first GPU
         return [b.pin_memory() for b in made]
 
-    def step(self, rows: Indices, batches: Sequence[FlatBatch], scored: int, rate: float) -> Tensor:
-        """Make one step over `rows`, laid out in `batches`; return its loss, gradient norm and verdict as a float32 (3,).
+    def step(self, rows: Indices, batches: Sequence[FlatBatch], scored: int, rate: float, number: int) -> Tensor:
+        """Make step `number` (from 1) over `rows`, laid out in `batches`; return its loss, gradient norm and verdict as a float32 (3,).
 
         The loss is the sum over the `scored` tokens of the step, which has this process's rows and those of the others, divided by
         their number, whatever the micro-batches.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group in (group for optimizer in self.each for group in optimizer.param_groups):
+            group["lr"] = rate * group["ratio"]
         self.policy.router_load = None
         loss = self._accumulate(rows, batches, scored)
+        if self.in_backward is not None:
+            norm, foreseen = self.in_backward.finish(), self.guard.foresee(loss)
+            verdict = self.guard.judge_late(loss, norm, foreseen)
+        else:
+            norm, verdict = self._update(loss, rate, number)
+        return torch.stack((loss.float(), norm.float(), verdict))
+
+    def _update(self, loss: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor]:
+        """Step the masters with the gradients they have; return the gradients' norm and the verdict."""
+        assert not isinstance(self.optimizer, Mapping)
         self.masters.fill_missing_grads()
         grads = self.masters.grads()
-        self.world.sum_([loss, *grads])
-        norm = get_total_norm(grads) / self.guard.scale
-        # torch's clip_grad_norm_ multiplies by clip / (norm + 1e-6) where that is below 1; a large norm is also unscaled here
-        divisor = self.guard.scale * ((norm + 1e-6) / self.clip_norm).clamp(min=1)
+        self.world.sum_([loss, *grads, *(total for c in self.companions for total in c.sums)])
+        norm, divisor = get_total_norm(grads) / self.guard.scale, self.guard.scale
+        if self.clip_norm:
+            # torch's clip_grad_norm_ multiplies by clip / (norm + 1e-6) where that is below 1; a large norm is also unscaled here
+            divisor = divisor * ((norm + 1e-6) / self.clip_norm).clamp(min=1)
         verdict = self.guard.judge(loss, norm)
-        update(self.optimizer, grads, divisor, (verdict != GOOD).float())
+        skipped = (verdict != GOOD).float()
+        update(self.optimizer, grads, divisor, skipped, keep=bool(self.companions))
+        self.facts = {k: v for c in self.companions for k, v in c.after_step(number, rate, skipped).items()}
         self.masters.refresh()
-        return torch.stack((loss.float(), norm.float(), verdict))
+        return norm, verdict
 
     def _accumulate(self, rows: Indices, batches: Sequence[FlatBatch], scored: int) -> Tensor:
         """Leave the step's gradients in the masters and return its loss; begun anew in smaller parts where memory runs out."""
@@ -83,12 +108,15 @@ class Stepper:
                     raise
             # out of the except clause, so that its traceback does not keep the step's tensors alive
             self.masters.zero_grad()
+            self._not_begun()
             self._shrink(self._at or batches[0])
             _set_random_state(self.device, random)
             batches = self.batches(rows)
 
     def _gradients(self, batches: Sequence[FlatBatch], scored: int) -> Tensor:
         self.masters.zero_grad()
+        for found in (found for c in self.companions for found in c.sums):
+            found.zero_()
         self._at = max(batches, key=lambda batch: sum(batch.lengths), default=None)
         total = torch.zeros((), device=self.device)
         if self.policy.router is not None and (len(batches) > 1 or self.world.size > 1):
@@ -97,9 +125,18 @@ class Stepper:
             self._at, batch = on_host, on_host.to(self.device)
             loss = self.loss(self.policy(batch), batch.weights) / scored
             total += loss.detach()
-            balance = self.policy.take_auxiliary()  # of the experts; trained, not part of the loss that is reported
+            # trained, but not part of the loss that is reported: the experts' balance, and what companions add
+            added = [c.loss(self.policy, batch) for c in self.companions]
+            loss = sum((a / scored for a in added if a is not None), loss)
+            balance = self.policy.take_auxiliary()
             loss = loss if balance is None else loss + balance
+            if self.in_backward is not None and on_host is batches[-1]:
+                self.in_backward.arm(self.guard.foresee(total))
             loss.backward(self.guard.scale.to(loss.dtype))
+        if self.world.rank == 0:  # once for all processes
+            for term in (c.regularizer() for c in self.companions):
+                if term is not None:
+                    term.backward(self.guard.scale.to(term.dtype))
         self._at = None
         return total
 
@@ -115,6 +152,17 @@ class Stepper:
             counts = counts.new_zeros(size)
         self.world.sum_([counts])
         self.policy.router_load = counts
+
+    def _not_begun(self) -> None:
+        """InputError where the step has changed parameters in its backward pass already, and cannot be made again."""
+        if self.in_backward is None:
+            return
+        if self.in_backward.begun:
+            raise InputError(
+                "memory ran out within a backward pass that had changed weights (train.optimizer_in_backward), so the step cannot be "
+                "made again in smaller parts: begin the run anew with a lower train.microbatch_tokens."
+            )
+        self.in_backward.arm(None)
 
     def _shrink(self, batch: FlatBatch) -> None:
         """Halve the micro-batches, as far as the longest row of the one that did not fit lets them; InputError where it is alone."""

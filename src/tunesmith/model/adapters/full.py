@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from tunesmith.model.adapters._attached import Attached
 
-def attach(model: Any) -> Any:
-    """Return the model with every parameter trained; the result is a transformers folder."""
-    model.requires_grad_(True)
-    return model
+RATE = 1.0  # of the rule for full fine-tuning, by which every adapter states its own; absent: 10, LoRA's
+
+
+def attach(model: Any) -> Attached:
+    """Train every parameter; the result is a transformers folder."""
+    return Attached(model.requires_grad_(True))

@@ -1,0 +1,1 @@
+"""What keeps a model near where it began, one file each: `make(*, keyword arguments) -> Companion`."""
