@@ -6,7 +6,7 @@ to the host's while the GPU's is needed otherwise.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tunesmith.errors import InputError
 from tunesmith.training.optimizers import count
+from tunesmith.training.optimizers._arguments import Betas, Decay, Rate
 from tunesmith.training.optimizers._groups import groups
 
 LEAST, BLOCK = 4096, 256
@@ -46,19 +47,30 @@ def check_paged(name: str, device: str) -> None:
     check_package(name, device)
 
 
-def make(
-    kind: str, masters: dict[str, Tensor], ratios: Mapping[str, float] | None, weight_decay: float, **given: Any
-) -> torch.optim.Optimizer:
-    """Return bitsandbytes' optimizer of that class."""
-    import bitsandbytes
+def adamw(kind: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return the `make` of bitsandbytes' AdamW of that class."""
 
-    for master in masters.values():
-        master.data = master.data.contiguous()  # blocks are of numbers as they lie in memory
-    parts = groups(masters, ratios or {}, weight_decay)
-    optimizer = getattr(bitsandbytes.optim, kind)(parts, weight_decay=weight_decay, **given)
-    if all(m.device.type == "cpu" for m in masters.values()):
-        optimizer.update_step = MethodType(partial(_in_pieces, optimizer.update_step), optimizer)
-    return optimizer  # type: ignore[no-any-return]
+    def make(
+        masters: dict[str, Tensor],
+        ratios: Mapping[str, float] | None = None,
+        *,
+        learning_rate: Rate,
+        weight_decay: Decay = 0.0,
+        betas: Betas = (0.9, 0.999),
+        eps: Rate = 1e-8,
+    ) -> torch.optim.Optimizer:
+        import bitsandbytes
+
+        for master in masters.values():
+            master.data = master.data.contiguous()  # blocks are of numbers as they lie in memory
+        parts = groups(masters, ratios or {}, weight_decay)
+        options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+        optimizer = getattr(bitsandbytes.optim, kind)(parts, **options)
+        if all(m.device.type == "cpu" for m in masters.values()):
+            optimizer.update_step = MethodType(partial(_in_pieces, optimizer.update_step), optimizer)
+        return optimizer  # type: ignore[no-any-return]
+
+    return make
 
 
 def _in_pieces(whole: Any, optimizer: Any, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
