@@ -9,6 +9,7 @@ import torch
 
 import tunesmith
 from adapter_folders import adapter, base, logits, plain_peft
+from tunesmith import registry
 from tunesmith.errors import InputError
 from tunesmith.model import loading, many, stacking
 from tunesmith.model.adapter_size import saved_bytes
@@ -131,11 +132,12 @@ def test_what_cannot_be_put_on_another_is_refused_before_the_folder_is_made(
 
 def test_the_size_told_is_the_file_s(tiny_folder, pair, tmp_path):
     """But for the header of the file."""
-    for name, more in (("lora", {}), ("dora", {}), ("ia3", {}), ("bottleneck", {}), ("lora", {"below": pair[0]})):
+    alone = [(name, None) for name in ("lora", "dora", "pissa", "ia3", "bottleneck")]
+    for name, below in (*alone, ("lora", pair[0]), ("pissa", pair[0])):
         attached = attach(base(tiny_folder), {"name": name})
-        if more:
-            attached = stacking.stacked(attached, more["below"])
-        told = saved_bytes(attached.model)
+        if below:
+            attached = stacking.stacked(attached, below)
+        told = saved_bytes(attached.model, getattr(registry.load("model.adapters", name), "SAVED", 1))
         attached.model.save_pretrained(tmp_path / "saved")
         file = tmp_path / "saved/adapter_model.safetensors"
         header = 8 + int.from_bytes(file.read_bytes()[:8], "little")

@@ -119,6 +119,12 @@ def _check_parameters(model: Any, given: list[str], experts: list[str]) -> None:
             raise InputError(f'adapter.target_parameters: no parameter of this model ends in "{target}"; {there}.')
 
 
+def left_out(adapted: Any, method: str) -> tuple[str, ...]:
+    """Return a sentence on the experts that the method leaves as they are; none for models that have none."""
+    names = ", ".join(expert_parameters(adapted.get_base_model()))
+    return (f"{method} leaves the experts ({names}) as they are; LoRA reaches them",) if names else ()
+
+
 def reach(adapted: Any) -> tuple[str, ...]:
     """Return a sentence on whether the adapter reaches a mixture's experts; none for models that have none."""
     names = ", ".join(expert_parameters(adapted.get_base_model()))

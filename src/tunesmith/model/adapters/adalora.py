@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tunesmith.errors import InputError
 from tunesmith.model.adapters._attached import Attached
-from tunesmith.model.adapters._lora import Alpha, Dropout, Rank, Targets, check_rank, chosen, expert_parameters
+from tunesmith.model.adapters._lora import Alpha, Dropout, Rank, Targets, check_rank, chosen, left_out
 from tunesmith.model.adapters._peft import ALL, wrap
 
 RATE = 50.0  # E begins as zeros between small P and Q, so that its first steps move little: measured at widths 128 and 192, 10 to 300
@@ -68,9 +68,8 @@ def attach(
             p.requires_grad_(False)
     check_rank(adapted, init_r)
     adapted.save_pretrained = partial(_save, adapted)
-    left = ", ".join(expert_parameters(adapted.get_base_model()))
-    notices = (f"AdaLoRA leaves the experts ({left}) as they are; LoRA reaches them",) if left else ()
-    return Attached(adapted, companion=Allocation(adapted, tinit, tfinal, deltaT), notices=notices)
+    companion = Allocation(adapted, tinit, tfinal, deltaT)
+    return Attached(adapted, companion=companion, notices=left_out(adapted, "AdaLoRA"))
 
 
 def _save(adapted: Any, folder: Any, **arguments: Any) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tunesmith.model.adapters._attached import Attached
-from tunesmith.model.adapters._lora import Alpha, Dropout, Rank, Targets, attach_lora, expert_parameters
+from tunesmith.model.adapters._lora import Alpha, Dropout, Rank, Targets, attach_lora, left_out
 from tunesmith.model.adapters._peft import ALL
 
 
@@ -27,7 +27,4 @@ def attach(
         experts=False,
         use_dora=True,
     )
-    left = ", ".join(expert_parameters(adapted.get_base_model()))
-    return Attached(
-        adapted, notices=(f"DoRA leaves the experts ({left}) as they are; LoRA reaches them",) if left else ()
-    )
+    return Attached(adapted, notices=left_out(adapted, "DoRA"))

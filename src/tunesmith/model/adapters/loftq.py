@@ -77,34 +77,32 @@ def _begin(layers: list[tuple[str, Any]], stored: Callable[[str], Any], niter: i
     return after / max(before, 1e-30)
 
 
-def _stored(path: str) -> Callable[[str], Any]:
+def _stored(base: str) -> Callable[[str], Any]:
     """Return a function from a parameter's name to its tensor in the model's safetensors files (a folder's or the hub's cache)."""
-    import json
-    from pathlib import Path
-
     from safetensors import safe_open
-    from transformers.utils.hub import cached_file
 
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-    if index is not None:
-        where = json.loads(Path(index).read_text())["weight_map"]
-    else:
-        single = cached_file(path, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-        if single is None:
-            raise InputError(
-                f"adapter loftq reads the weights of {path} in full precision, but finds no safetensors file."
-            )
-        with safe_open(single, "pt") as file:
-            where = dict.fromkeys(file.keys(), "model.safetensors")
+    from tunesmith.model.loading import unreachable
+    from tunesmith.model.stream import weight_files
+
+    try:
+        files = weight_files(base, unreachable(base))
+    except OSError as e:
+        raise InputError(
+            f"adapter loftq reads the weights of {base} in full precision, but finds no safetensors file."
+        ) from e
+    where: dict[str, str] = {}
+    for path in files:
+        with safe_open(path, "pt") as file:
+            where |= dict.fromkeys(file.keys(), path)
 
     def tensor(name: str) -> Any:
         # a checkpoint may lack the outermost name: GPT-2's has h.0..., the model transformer.h.0...
         key = next((k for k in (name, name.partition(".")[2]) if k in where), None)
         if key is None:
             raise InputError(
-                f"adapter loftq finds no {name} in the files of {path}: its names differ from the model's."
+                f"adapter loftq finds no {name} in the files of {base}: its names differ from the model's."
             )
-        with safe_open(cached_file(path, where[key]), "pt") as file:
+        with safe_open(where[key], "pt") as file:
             return file.get_tensor(key)
 
     return tensor

@@ -16,11 +16,13 @@ from tunesmith.model.adapters._lora import (
     Rank,
     Targets,
     attach_lora,
-    expert_parameters,
+    left_out,
     lora_layers,
     refuse_quantized,
 )
 from tunesmith.model.adapters._peft import ALL
+
+SAVED = 2  # times the trained numbers are in the file: as they are, and as they began
 
 
 def attach(
@@ -52,10 +54,7 @@ def attach(
         _decompose(adapted, niter)
     start = {n: p.detach().clone() for n, p in adapted.named_parameters() if p.requires_grad}
     adapted.save_pretrained = partial(_save, adapted, start)
-    left = ", ".join(expert_parameters(adapted.get_base_model()))
-    return Attached(
-        adapted, notices=(f"PiSSA leaves the experts ({left}) as they are; LoRA reaches them",) if left else ()
-    )
+    return Attached(adapted, notices=left_out(adapted, "PiSSA"))
 
 
 def _decompose(adapted: Any, niter: int) -> None:
