@@ -202,6 +202,11 @@ def test_a_finished_adalora_says_that_its_ranks_stay(saved):
     assert adapter_files.notice(saved("LORA")[1]) is None
 
 
+def test_an_adalora_goes_on_at_its_own_rate(saved):
+    assert adapter_files.method(saved("ADALORA")[1]) == "adalora"
+    assert adapter_files.method(saved("LORA")[1]) == "lora"
+
+
 def test_a_run_that_was_moved_finds_the_base_it_merged_an_adapter_into(tmp_path):
     for name in ("run/base/config.json", "run/result/adapter_config.json"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -221,6 +226,7 @@ LSTM = {"name": "p-tuning", "encoder": "LSTM", "dropout": 0.3}
     [
         ({"name": "bottleneck"}, 30 * full(32)),
         (LSTM, prompt.LEARNING_RATE),  # the file holds the virtual tokens alone
+        pytest.param({"name": "adalora", "tinit": 0, "tfinal": 1}, 50 * full(32), marks=SLOWLY),
         pytest.param({"name": "ia3"}, 100 * full(32), marks=SLOWLY),
         pytest.param({"name": "prefix", "projection": True}, prefix.LEARNING_RATE, marks=SLOWLY),
         pytest.param({"name": "vera"}, 10 * full(32), marks=SLOWLY),

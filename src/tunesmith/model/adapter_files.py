@@ -20,6 +20,7 @@ METHODS = {
     "PROMPT_TUNING": "prompt",
     "P_TUNING": "prompt",
     "IA3": "ia3",
+    "ADALORA": "adalora",
     "LN_TUNING": "layernorm",
     bottleneck.KIND: "bottleneck",
 }  # of the others each has LoRA's rate
