@@ -23,17 +23,18 @@ def parts_of(layer: Any) -> Parts | None:
         return None
     base = getattr(layer, "base_layer", layer)
     weight, held = (None, base) if is_quantized(base) else (base.weight, None)
+    plain = Parts(weight, base.bias, base=held)
     if base is layer:
-        return Parts(weight, layer.bias, base=held)
+        return plain
     if layer.merged:
         return None
     if layer.disable_adapters:
-        return Parts(weight, base.bias, base=held)
+        return plain
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) > 1 and any(name in layer.lora_variant for name in names):
         return None
-    every = [_with_adapter(layer, base, name) for name in names]
-    return _together(every) if every else Parts(weight, base.bias, base=held)
+    every = [_with_adapter(plain, layer, base, name) for name in names]
+    return _together(every) if every else plain
 
 
 def _together(every: list[Parts | None]) -> Parts | None:
@@ -49,7 +50,7 @@ def _together(every: list[Parts | None]) -> Parts | None:
     return known[0]._replace(a=a, b=b, b_bias=sum(biases[1:], biases[0]) if biases else None, scale=1.0)
 
 
-def _with_adapter(layer: Any, base: Any, name: str) -> Parts | None:
+def _with_adapter(plain: Parts, layer: Any, base: Any, name: str) -> Parts | None:
     a, b, scale, dropout = layer.lora_A[name], layer.lora_B[name], layer.scaling[name], layer.lora_dropout[name]
     variant = type(layer.lora_variant[name]).__name__ if name in layer.lora_variant else None
     drop = 0.0
@@ -63,8 +64,9 @@ def _with_adapter(layer: Any, base: Any, name: str) -> Parts | None:
     if variant is not None:
         magnitude = layer.lora_magnitude_vector[name].weight
         norms = row_norms(layer, base.weight, partial(_full, base, a.weight), a.weight, b.weight, scale)
-    weight, held = (None, base) if is_quantized(base) else (base.weight, None)
-    return Parts(weight, base.bias, a.weight, b.weight, b.bias, magnitude, norms, scale, drop, held)
+    return plain._replace(
+        a=a.weight, b=b.weight, b_bias=b.bias, magnitude=magnitude, norms=norms, scale=scale, drop=drop
+    )
 
 
 def _full(base: Any, like: Tensor) -> Tensor:

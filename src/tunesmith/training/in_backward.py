@@ -47,8 +47,10 @@ class InBackward:
         self._skip = skip
         self._norms.clear()
 
-    def finish(self) -> Tensor:
-        """Step the parameters that no token reached, with gradient 0; return the norm of all gradients, ()."""
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Step the parameters that no token reached, with gradient 0; return the norm of all gradients, (), and what `arm` was given."""
+        skip = self._skip
+        assert skip is not None
         for name, master in self.masters.masters.items():
             if name not in self._norms:
                 master.grad = torch.zeros_like(master)
@@ -57,7 +59,7 @@ class InBackward:
         self.arm(None)
         if norm.device.type == "cpu":
             _give_back()
-        return norm
+        return norm, skip
 
     def _complete(self, name: str, _: Tensor) -> None:
         if self._skip is not None:

@@ -167,10 +167,10 @@ class Training:
         checkpoint.seed_rng(self.config.train.seed)
         assert self.config.train.dtype is not None
         adapter, below = self.config.adapter or {}, self.prepared.below
+        device = self.world.device(self.prepared.machine.device)
         if below is not None and adapter.get("how") == "merge":
             model = self._merged_first(below)
         else:
-            device = self.world.device(self.prepared.machine.device)
             model = load_model(self.prepared.source, dtype=self.config.train.dtype, trainable=True, device=device)
         begin(model, self.prepared.new_tokens)
         if self.prepared.source.adapter:
@@ -185,7 +185,7 @@ class Training:
             attached = replace(attached, ratios={**attached.ratios, **ratios(model, self.prepared.method)})
         if self.config.train.fused:
             fuse(model)
-        policy, sentence = make_policy(model.to(self.world.device(self.prepared.machine.device)))
+        policy, sentence = make_policy(model.to(device))
         checkpoint_activations(model, self.config.train.activation_checkpointing or "none")
         if self.config.train.activation_offload:
             offload_activations(model)

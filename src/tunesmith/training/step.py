@@ -74,8 +74,8 @@ class Stepper:
         self.policy.router_load = None
         loss = self._accumulate(rows, batches, scored)
         if self.in_backward is not None:
-            norm, foreseen = self.in_backward.finish(), self.guard.foresee(loss)
-            verdict = self.guard.judge_late(loss, norm, foreseen)
+            norm, skipped = self.in_backward.finish()
+            verdict = self.guard.judge_late(loss, norm, skipped)
         else:
             norm, verdict = self._update(loss, rate, number)
         return torch.stack((loss.float(), norm.float(), verdict))
