@@ -23,6 +23,7 @@ from tunesmith.arguments import arguments
 from tunesmith.errors import InputError
 from tunesmith.model.activations import decoder_layers
 from tunesmith.model.loading import adapter_config
+from tunesmith.model.wrapped import Wrapped
 
 KIND = "BOTTLENECK"
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -91,14 +92,12 @@ class Adapted(nn.Module):
             return getattr(super().__getattr__("block"), name)  # a layer may ask its attention for its window
 
 
-class BottleneckModel(nn.Module):
+class BottleneckModel(Wrapped):
     """A transformers model with bottleneck adapters, which alone are trained; offers of PeftModel what tunesmith uses."""
 
     def __init__(self, model: Any, config: BottleneckConfig) -> None:
         """Put adapters into `model`, also on device "meta". InputError where its layers have no such blocks."""
-        super().__init__()
-        model.requires_grad_(False)
-        self.base_model, self.peft_config = model, {"default": config}
+        super().__init__(model, config)
         width = model.config.get_text_config().hidden_size
         layers = decoder_layers(model.get_decoder()) or decoder_layers(model)
         if not layers:
@@ -109,19 +108,6 @@ class BottleneckModel(nn.Module):
                 block = layer.get_submodule(name)
                 adapter = Bottleneck(config, width, next(layer.parameters()).device, model.dtype)
                 setattr(layer.get_submodule(parent), last, Adapted(block, adapter))
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.base_model(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base_model"), name)
-
-    def get_base_model(self) -> Any:
-        """Return the transformers model, whose blocks have the adapters in them."""
-        return self.base_model
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """Return the adapters' parameters by the name they are saved under."""

@@ -19,6 +19,7 @@ from tunesmith.errors import InputError
 from tunesmith.model import new_tokens
 from tunesmith.model.loading import adapter_config, safetensors_shapes
 from tunesmith.model.new_tokens import Rows
+from tunesmith.model.wrapped import Wrapped
 
 WEIGHTS, FOLDER, PREFIX = "adapter_model.safetensors", "new_tokens", "base_model.model."
 KIND = "TRAINABLE_TOKENS"
@@ -45,25 +46,11 @@ class TokensConfig:
     is_prompt_learning: ClassVar[bool] = False
 
 
-class TokensModel(nn.Module):
+class TokensModel(Wrapped):
     """A frozen transformers model of which rows of tokens alone are trained; offers of PeftModel what tunesmith uses."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.base_model, self.peft_config = model.requires_grad_(False), {"default": TokensConfig()}
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.base_model(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base_model"), name)
-
-    def get_base_model(self) -> Any:
-        """Return the transformers model."""
-        return self.base_model
+        super().__init__(model, TokensConfig())
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """Return the trained rows."""
