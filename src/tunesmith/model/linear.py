@@ -8,8 +8,8 @@ Without DoRA, with l = s drop(x) A^T:
 DoRA (which has no b_B) multiplies each output feature by g = m / ||W + s B A|| (the norm detached, as in PEFT), which here meets W
 and B and not the activations: y = x (g W)^T + l (g B)^T + bias. With dropout PEFT's is y = x W^T + (g - 1) drop(x) W^T + g l B^T + bias.
 
-x, l and, where layers drop, the masks are kept; products for all layers of one input are one product where nothing is dropped, and
-the dx add up in place. A quantised W is in full only while it is multiplied by.
+x (where more than dx is asked for), l and, where layers drop, the masks are kept; products for all layers of one input are one
+product where nothing is dropped, and the dx add up in place. A quantised W is in full only while it is multiplied by.
 """
 
 from collections.abc import Iterator, Sequence
@@ -261,10 +261,13 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, fixed: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
         flat = x.reshape(-1, x.shape[-1])
-        outs, kept = Group(fixed, tensors).forward(flat)
+        group = Group(fixed, tensors)
+        outs, kept = group.forward(flat)
+        if not any(ctx.needs_input_grad[2:]) and all(p.a is None for p in group.parts):
+            flat = flat.new_empty(0)  # dx does not need it
         ctx.save_for_backward(flat, *kept, *tensors)
         ctx.fixed, ctx.shape = fixed, x.shape
-        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+        return tuple(out.view(*x.shape[:-1], out.shape[-1]) for out in outs)
 
     @staticmethod
     @once_differentiable

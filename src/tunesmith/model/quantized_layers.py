@@ -8,32 +8,17 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tunesmith.model.quantize import Quantization, dequantized, is_quantized, kind_of
+from tunesmith.model.linear import Parts, project
+from tunesmith.model.quantize import Quantization, is_quantized, kind_of
 
 BLOCK = 64  # numbers that share a scale, as the paper and bitsandbytes have it
 CHUNK = 1 << 16  # numbers that a CPU quantises at a time: bitsandbytes needs 20 bytes for each meanwhile
 
 
-class _Multiply(torch.autograd.Function):
-    """x W^T + b with W dequantised, used and dropped, and again in the backward pass: dx = dy W, db = the sum of dy."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: nn.Module) -> Tensor:
-        ctx.layer = layer
-        return F.linear(x, dequantized(layer), bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        needs_x, needs_bias, _ = ctx.needs_input_grad
-        dx = grads[0] @ dequantized(ctx.layer) if needs_x else None
-        return dx, grads[0].flatten(0, -2).sum(0) if needs_bias else None, None
-
-
 def _forward(layer: Any, x: Tensor) -> Tensor:
-    return _Multiply.apply(x.to(layer.compute_dtype), layer.bias, layer).to(x.dtype)  # type: ignore[no-any-return]
+    return project(x.to(layer.compute_dtype), [Parts(None, layer.bias, base=layer)])[0].to(x.dtype)
 
 
 def targets(model: Any) -> list[str]:
