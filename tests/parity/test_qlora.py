@@ -1,12 +1,10 @@
 """LoRA on a quantised base gives PEFT's and bitsandbytes' own loss, gradients and steps (fp32, 1e-5)."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from test_transformers import gradients
-from test_trl import randomise, rows_of, sft_trainer
+from trl_steps import assert_same_steps, randomise
 
 from builders import random_examples, tiny_model
 from tunesmith.model.adapters import dora, lora
@@ -14,12 +12,8 @@ from tunesmith.model.loading import ModelSource, load_model
 from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
 from tunesmith.model.quantize import Quantization, dequantized, is_quantized
-from tunesmith.run import open_run
-from tunesmith.training.batch import epoch_order, microbatches
-from tunesmith.training.loop import Loop
+from tunesmith.training.batch import microbatches
 from tunesmith.training.objectives import sft
-from tunesmith.training.optimizers.adamw import make as adamw
-from tunesmith.training.plan import Plan
 
 pytest.importorskip("bitsandbytes", reason="needs bitsandbytes (pip install -e '.[quantize]')")
 WIDE = {
@@ -103,45 +97,6 @@ def test_loss_and_gradients(name, adapter, oracle, base):
 
 @pytest.mark.parametrize("name", ["nf4", "int8"])
 def test_ten_steps_as_trl_makes_them(name, base, tmp_path):
-    examples, steps = random_examples(n=80, seed=5), 10
-    oracle = randomise(lora.attach(plain(base, name)).model)
-    order, rows = epoch_order(len(examples), seed=0, epoch=0), rows_of(examples)
-    options = {"learning_rate": 1e-3, "lr_scheduler_type": "linear", "max_steps": steps, "logging_steps": 1}
-    options |= {"train_sampling_strategy": "sequential", "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
-    trainer = sft_trainer(oracle, [rows[i] for i in order], tmp_path / "trl", **options)
-    for p in oracle.parameters():
-        p.data = p.data.float() if p.requires_grad else p.data  # TRL puts the adapters of quantised models into bf16
-    randomise(oracle)
-    trainer.train()
-    wanted = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
     ours = ours_of(base, name)
     fuse(ours)
-    with open_run(tmp_path / "ours") as run:
-        plan = Plan(
-            steps=steps,
-            tokens_per_step=None,
-            batch_size=8,
-            microbatch_tokens=60,
-            learning_rate=1e-3,
-            schedule="linear",
-            warmup=0,
-            clip_norm=1.0,
-            seed=0,
-            evaluate_every=100,
-            checkpoint_every=100,
-            keep_last=1,
-            early_stopping=None,
-        )
-        make = lambda masters: adamw(masters, learning_rate=1e-3)  # noqa: E731
-        every = np.arange(len(examples))
-        Loop(run, make_policy(ours)[0], sft.loss, examples, lambda _: every, plan, make, dict, "data").train()
-    events = [json.loads(line) for line in (tmp_path / "ours" / "events.jsonl").read_text().splitlines()]
-    found = [e["loss"] for e in events if e["event"] == "step"]
-    assert len(wanted) == steps
-    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
-    theirs = {n: p for n, p in oracle.named_parameters() if p.requires_grad}
-    mine = {n: p for n, p in ours.named_parameters() if p.requires_grad}
-    assert theirs.keys() == mine.keys()
-    for key, p in theirs.items():
-        assert (mine[key] - p).abs().max() <= 1e-5 * max(1.0, p.abs().max().item()), key
+    assert_same_steps(lora.attach(plain(base, name)).model, ours, random_examples(n=80, seed=5), 10, tmp_path)

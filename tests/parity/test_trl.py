@@ -1,66 +1,17 @@
 """The same rows and mask through TRL's SFTTrainer give the same loss, gradients and 20 steps (fp32, 1e-5), full and LoRA."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from test_transformers import gradients
+from trl_steps import assert_same_steps, randomise, rows_of, sft_trainer
 
 from builders import random_examples, tiny_model
 from tunesmith.model.adapters import full, lora
 from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
-from tunesmith.run import open_run
-from tunesmith.training.batch import epoch_order, microbatches
-from tunesmith.training.loop import Loop
+from tunesmith.training.batch import microbatches
 from tunesmith.training.objectives import sft
-from tunesmith.training.optimizers.adamw import make as adamw
-from tunesmith.training.plan import Plan
-
-trl = pytest.importorskip("trl", reason="needs trl, the oracle (pip install -e '.[dev]')")
-
-
-def rows_of(examples):
-    """The examples as TRL takes them: token ids and a mask of the completion's tokens."""
-    spans = zip(examples.offsets[:-1], examples.offsets[1:], strict=True)
-    return [
-        {"input_ids": examples.ids[a:b].tolist(), "completion_mask": examples.scored[a:b].astype(int).tolist()}
-        for a, b in spans
-    ]
-
-
-def randomise(model):
-    """B starts at zero, which would hide A's gradients."""
-    torch.manual_seed(11)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_" in name:
-                p.copy_(torch.randn_like(p) * 0.1)
-    return model
-
-
-def sft_trainer(model, rows, folder, **options):
-    """TRL's trainer of a model on rows, as plain as it goes: fp32, no activation checkpointing, nothing reported."""
-    from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({f"t{i}": i for i in range(97)}, unk_token="t0")),
-        pad_token="t0",
-        eos_token="t1",
-    )
-    config = trl.SFTConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=8,
-        gradient_checkpointing=False,
-        bf16=False,
-        report_to="none",
-        completion_only_loss=True,
-        **options,
-    )
-    return trl.SFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -95,53 +46,7 @@ def test_loss_and_gradients(family, adapter, tmp_path):
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_twenty_steps(adapter, tmp_path):
     """The same rows in the same order, eight a step: every step's loss and the weights at the end."""
-    examples, steps = random_examples(n=160, seed=5), 20
     attach = full.attach if adapter == "full" else lora.attach
-    oracle = randomise(attach(tiny_model()).model)
-    order = epoch_order(len(examples), seed=0, epoch=0)
-    rows = rows_of(examples)
-    options = {"learning_rate": 1e-3, "lr_scheduler_type": "linear", "max_steps": steps, "logging_steps": 1}
-    trainer = sft_trainer(
-        oracle,
-        [rows[i] for i in order],
-        tmp_path / "trl",
-        **options,
-        train_sampling_strategy="sequential",
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    trainer.train()
-    wanted = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-    ours = randomise(attach(tiny_model()).model)
+    oracle, ours = (randomise(attach(tiny_model()).model) for _ in range(2))
     fuse(ours)
-    with open_run(tmp_path / "ours") as run:
-        plan = Plan(
-            steps=steps,
-            tokens_per_step=None,
-            batch_size=8,
-            microbatch_tokens=60,
-            learning_rate=1e-3,
-            schedule="linear",
-            warmup=0,
-            clip_norm=1.0,
-            seed=0,
-            evaluate_every=100,
-            checkpoint_every=100,
-            keep_last=1,
-            early_stopping=None,
-        )
-        make = lambda masters: adamw(masters, learning_rate=1e-3)  # noqa: E731
-        every = np.arange(len(examples))
-        Loop(run, make_policy(ours)[0], sft.loss, examples, lambda _: every, plan, make, dict, "data").train()
-    events = [json.loads(line) for line in (tmp_path / "ours" / "events.jsonl").read_text().splitlines()]
-    found = [e["loss"] for e in events if e["event"] == "step"]
-
-    assert len(wanted) == steps
-    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
-    theirs = {n: p for n, p in oracle.named_parameters() if p.requires_grad}
-    mine = {n: p for n, p in ours.named_parameters() if p.requires_grad}
-    assert theirs.keys() == mine.keys()
-    for name, p in theirs.items():
-        assert (mine[name] - p).abs().max() <= 1e-5 * max(1.0, p.abs().max().item()), name
+    assert_same_steps(oracle, ours, random_examples(n=160, seed=5), 20, tmp_path)
