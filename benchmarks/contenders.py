@@ -35,11 +35,8 @@ def _tunesmith(folder: str, rows: Rows, shape: str, adapter: str, steps: int, ch
     from tunesmith.model.policy import make_policy
     from tunesmith.model.quantize import Quantization
     from tunesmith.registry import load
-    from tunesmith.run import Run
-    from tunesmith.training.loop import Loop
+    from tunesmith.training.objective import Objective
     from tunesmith.training.objectives import sft
-    from tunesmith.training.optimizers.adamw import make as adamw
-    from tunesmith.training.plan import Plan
 
     offsets = np.cumsum([0] + [len(ids) for ids, _ in rows])
     scored = np.concatenate([np.arange(len(ids)) >= p for ids, p in rows])
@@ -58,13 +55,26 @@ def _tunesmith(folder: str, rows: Rows, shape: str, adapter: str, steps: int, ch
         if on_gpu
         else {"tokens_per_step": None, "batch_size": ROWS}
     )
+    return loop_of_ours(policy, Objective(sft.loss), examples, steps, budget)
+
+
+def loop_of_ours(policy: Any, objective: Any, examples: Any, steps: int, budget: dict[str, int | None]) -> Measured:
+    """Train a policy by tunesmith's own loop, with a step's rows or tokens as `budget` says."""
+    import torch
+
+    from tunesmith.run import Run
+    from tunesmith.training.loop import Loop
+    from tunesmith.training.optimizers.adamw import make as adamw
+    from tunesmith.training.plan import Plan
+
+    on_gpu = torch.cuda.is_available()
     plan = Plan(
         steps=steps, microbatch_tokens=16384 if on_gpu else 2048, learning_rate=1e-4, schedule="linear", warmup=0, clip_norm=1.0,
         seed=0, evaluate_every=10**9, checkpoint_every=10**9, keep_last=1, early_stopping=None, **budget,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as output:
         loop = Loop(
-            Run(Path(output)), policy, sft.loss, examples, lambda _: np.arange(len(rows)), plan,
+            Run(Path(output)), policy, objective, examples, lambda _: np.arange(examples.rows), plan,
             lambda masters: adamw(masters, learning_rate=1e-4), dict, "",
         )  # fmt: skip
         loop.save = lambda *_: None  # type: ignore[method-assign]  # checkpoints are not what is measured
@@ -116,13 +126,13 @@ def _trl(folder: str, rows: Rows, adapter: str, steps: int, model: Any, options:
 
     data = Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * p + [1] * (len(ids) - p)} for ids, p in rows])
     with tempfile.TemporaryDirectory() as output:
-        config = SFTConfig(**_common(output, steps), completion_only_loss=True, **options)
+        config = SFTConfig(**common_options(output, steps), completion_only_loss=True, **options)
         trainer = SFTTrainer(
             model, args=config, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(folder),
             peft_config=_peft(adapter),
             quantization_config=_four_bits() if adapter == "qlora" and isinstance(model, str) else None,
         )  # fmt: skip
-        return _run(trainer)
+        return run_trainer(trainer)
 
 
 def trainer(folder: str, rows: Rows, shape: str, adapter: str, steps: int) -> Measured:
@@ -153,11 +163,12 @@ def _trainer(folder: str, data: list[dict], collate: Any, adapter: str, steps: i
     if adapter != "full":
         model = get_peft_model(model, _peft(adapter), autocast_adapter_dtype=False)  # all in bf16, the fastest
     with tempfile.TemporaryDirectory() as output:
-        arguments = TrainingArguments(**_common(output, steps), per_device_train_batch_size=batch)
-        return _run(Trainer(model, args=arguments, train_dataset=data, data_collator=collate))
+        arguments = TrainingArguments(**common_options(output, steps), per_device_train_batch_size=batch)
+        return run_trainer(Trainer(model, args=arguments, train_dataset=data, data_collator=collate))
 
 
-def _run(trainer: Any) -> Measured:
+def run_trainer(trainer: Any, count: Callable[[dict], int] = lambda row: len(row["input_ids"])) -> Measured:
+    """Train by a transformers Trainer; `count` says how many tokens a row has."""
     import torch
     from transformers import TrainerCallback
 
@@ -177,16 +188,17 @@ def _run(trainer: Any) -> Measured:
     collate = trainer.data_collator
 
     def counting(features: list[dict]) -> Any:
-        tokens.append(sum(len(f["input_ids"]) for f in features))
+        tokens.append(sum(count(f) for f in features))
         return collate(features)
 
     trainer.data_collator = counting
     trainer.add_callback(Clock())
     trainer.train()
-    return tokens[: len(seconds)], seconds, None
+    parts = trainer.args.gradient_accumulation_steps
+    return [sum(tokens[i * parts : (i + 1) * parts]) for i in range(len(seconds))], seconds, None
 
 
-def _common(output: str, steps: int) -> dict[str, Any]:
+def common_options(output: str, steps: int) -> dict[str, Any]:
     import torch
 
     return {

@@ -14,6 +14,10 @@ SHAPES = {
         "vocab_size": 2112, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5,
         "num_attention_heads": 6, "num_key_value_heads": 6, "max_position_embeddings": 1024, "tie_word_embeddings": True,
     },
+    "tiny": {  # to see that a benchmark runs
+        "vocab_size": 2112, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+    },
     "8b": {  # Llama-3.1-8B's, for a GPU
         "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192, "tie_word_embeddings": False,
@@ -22,6 +26,7 @@ SHAPES = {
 PACKED = {
     "135m": 1024,
     "starter": 1024,
+    "tiny": 256,
     "8b": 4096,
 }  # tokens of a packed sequence; a step of the tuned contenders has two
 Rows = list[tuple[list[int], int]]

@@ -148,6 +148,27 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
     return model
 
 
+def tiny_scorer(
+    family: str = "llama", attributes: int = 1, dtype: torch.dtype = torch.float32, seed: int = 0, **changes
+):
+    """Return a tiny random reward model (sequence classification), its weights as tiny_model's."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = tiny_config(family, **changes)
+    config.num_labels = attributes
+    model = AutoModelForSequenceClassification.from_config(config).to(dtype)
+    if family == "gemma2":
+        model.set_attn_implementation("eager")
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                p.mul_(5)
+            elif name.endswith("bias"):
+                p.normal_(std=0.1)
+    return model
+
+
 def with_lora(model, seed: int = 0, dropout: float = 0.0):
     """Return the model with LoRA of rank 4 whose B is random too (it starts at zero, which would hide A's gradients)."""
     from tunesmith.model.adapters import lora
@@ -172,6 +193,44 @@ def random_examples(
     mask[offsets[:-1]] = False
     ids = rng.integers(0, vocabulary, offsets[-1]).astype(np.int32)
     return Examples(ids, mask, offsets, np.arange(n), [Origin("random", i + 1) for i in range(n)])
+
+
+def random_answers(
+    n: int = 8, answers: int = 2, seed: int = 0, scores: bool = False, vocabulary: int = 97, prompt: int = 49
+) -> Examples:
+    """Return n rows of that many answers to a prompt each, the best first, all their tokens scored; scores: with falling ones.
+
+    Prompts have 1 to `prompt` tokens, answers 1 to 13.
+    """
+    rng = np.random.default_rng(seed)
+    ids, lengths, own = [], [], []
+    for _ in range(n):
+        asked = rng.integers(0, vocabulary, rng.integers(1, prompt + 1))
+        for length in rng.integers(1, 14, answers):
+            ids += [asked, rng.integers(0, vocabulary, length)]
+            lengths.append(len(asked) + length)
+            own.append(length)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    falling = np.sort(rng.random((n, answers)))[:, ::-1].flatten()
+    return Examples(
+        ids=np.concatenate(ids).astype(np.int32),
+        scored=within >= np.repeat(np.subtract(lengths, own), lengths),
+        offsets=offsets,
+        record=np.repeat(np.arange(n), answers),
+        origins=[Origin("random", i + 1) for i in range(n)],
+        answer=np.tile(np.arange(answers, dtype=np.int32), n),
+        groups=np.arange(0, n * answers + 1, answers),
+        values=(falling if scores else np.full(n * answers, np.nan)).astype(np.float32),
+    )
+
+
+def random_verdicts(n: int = 8, seed: int = 0, mismatched: bool = True) -> Examples:
+    """Return n rows of an answer each, three in a row good and one bad; mismatched: with another answer behind it."""
+    examples = random_answers(n, answers=1 + mismatched, seed=seed)
+    assert examples.values is not None
+    examples.values[:: 1 + mismatched] = np.arange(n) % 4 > 0
+    return examples
 
 
 CHATML = (

@@ -66,6 +66,19 @@ def test_importing_the_verb_imports_no_model_library():
     assert imported("import tunesmith.training.api")[0] == []
 
 
+def test_data_that_is_not_there_is_said_before_a_reward_model_is_looked_at(tiny_folder, tmp_path):
+    model, data, out = str(tiny_folder), str(tmp_path / "none.jsonl"), str(tmp_path / "o.jsonl")
+    calls = (
+        f"score({model!r}, data={data!r})",
+        f"sample({model!r}, data={data!r}, reward={model!r}, output={out!r})",
+        f"generate({model!r}, data={data!r}, reward={model!r}, best_of=2)",
+    )
+    for call in calls:
+        modules, said = imported(f"import tunesmith\ntry: tunesmith.{call}\nexcept tunesmith.InputError as e: print(e)")
+        assert modules == []
+        assert "there is no data file" in said
+
+
 def test_broken_rows_are_said_before_a_model_library_is_imported(tiny_folder, tmp_path):
     broken = {
         '{"instruction": "a", "outp': "row 3: line 3 is broken JSON",

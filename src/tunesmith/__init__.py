@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from tunesmith.evaluation.evaluator import evaluate
     from tunesmith.merge_adapters import merge
     from tunesmith.model.inference import generate_text as generate
+    from tunesmith.rewarding.rejection import sample
+    from tunesmith.rewarding.scoring import score
     from tunesmith.training.api import train
 
-__all__ = ["GuardStop", "InputError", "evaluate", "generate", "inspect", "merge", "prepare", "train"]
+__all__ = ["GuardStop", "InputError", "evaluate", "generate", "inspect", "merge", "prepare", "sample", "score", "train"]
 
 _HOMES = {  # imported when first asked for: `import tunesmith` itself is instant
     "train": ("tunesmith.training.api", "train"),
@@ -30,6 +32,8 @@ _HOMES = {  # imported when first asked for: `import tunesmith` itself is instan
     "merge": ("tunesmith.merge_adapters", "merge"),
     "inspect": ("tunesmith.data.inspect", "inspect"),
     "prepare": ("tunesmith.data.prepare", "run"),
+    "sample": ("tunesmith.rewarding.rejection", "sample"),
+    "score": ("tunesmith.rewarding.scoring", "score"),
 }
 
 

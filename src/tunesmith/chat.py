@@ -47,7 +47,7 @@ def chat(
     from tunesmith.model import many
     from tunesmith.model.generate import check_sampling
 
-    check_sampling(max_new_tokens, **{k: v for k, v in sampling.items() if k != "seed"})
+    check_sampling(max_new_tokens, **sampling)
     several = many.check_several(model, many.named(adapter), device, base=True, quantize=quantize)
     console = Console(file=stdout or sys.stdout, highlight=False, markup=False, soft_wrap=True)
     for notice in several.notices:

@@ -8,12 +8,28 @@ import sys
 import tempfile
 import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli_data import data_app
 from tunesmith.cli_merge import merge
+from tunesmith.cli_options import (
+    ADAPTER,
+    ADAPTERS,
+    MODEL,
+    NEW_TOKENS,
+    QUANTIZE,
+    REPETITION,
+    REWARD,
+    SEED,
+    STOP,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+)
+from tunesmith.cli_score import progress, sample, score, show_metrics
 from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost, SaidElsewhere
 from tunesmith.terminal import JSON, console, print_result
 from tunesmith.training.parallel import speaks
@@ -31,29 +47,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
-
-MODEL = Annotated[str, typer.Argument(metavar="MODEL", help="starter, a local folder, a hub id or a run's folder.")]
-ADAPTER = Annotated[list[str] | None, typer.Option(help="A PEFT adapter's folder on top of MODEL.", metavar="DIR")]
-ADAPTERS = Annotated[
-    list[str] | None,
-    typer.Option(help="A PEFT adapter's folder on top of MODEL, or NAME=DIR (may be repeated).", metavar="DIR"),
-]
-QUANTIZE = Annotated[
-    str | None,
-    typer.Option(
-        help="How the base is held: nf4, fp4, int8, torchao-int8 or none (default: as its adapter was trained).",
-        metavar="NAME",
-    ),
-]
-NEW_TOKENS = Annotated[int | None, typer.Option(help="Longest answer, in tokens.", min=1)]
-TEMPERATURE = Annotated[float, typer.Option(help="0 takes the likeliest token; 0.7 is lively.", min=0)]
-TOP_P = Annotated[
-    float, typer.Option(help="Sample among the likeliest tokens that hold this probability.", min=0, max=1)
-]
-TOP_K = Annotated[int, typer.Option(help="Sample among the K likeliest tokens (0: all).", min=0)]
-REPETITION = Annotated[float, typer.Option(help="Above 1 makes tokens already seen less likely.", min=0.01)]
-STOP = Annotated[list[str] | None, typer.Option(help="End the answer at this text (may be repeated).", metavar="TEXT")]
-SEED = Annotated[int, typer.Option(help="Makes sampling repeatable.")]
 
 
 @app.command()
@@ -81,7 +74,9 @@ def train(
     data: Annotated[
         list[str] | None, typer.Option(help="Training data: file, folder or hub id (may be repeated).", metavar="D")
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="sft (default) or pretrain.", metavar="NAME")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="sft (default), pretrain, dpo, kto, reward, …", metavar="NAME")
+    ] = None,
     adapter: Annotated[
         str | None,
         typer.Option(help="lora, dora, ia3, prompt, freeze, full, … (default: by the model's size).", metavar="NAME"),
@@ -148,7 +143,7 @@ def evaluate(
         quantize=quantize,
         max_new_tokens=max_new_tokens,
     )
-    print_result(result, as_json, lambda r: _show_metrics(r["metrics"]))
+    print_result(result, as_json, lambda r: show_metrics(r["metrics"]))
 
 
 @app.command()
@@ -161,12 +156,16 @@ def generate(
     ] = None,
     quantize: QUANTIZE = None,
     max_new_tokens: NEW_TOKENS = None,
-    temperature: TEMPERATURE = 0.0,
+    temperature: TEMPERATURE = None,
     top_p: TOP_P = 1.0,
     top_k: TOP_K = 0,
     repetition_penalty: REPETITION = 1.0,
     stop: STOP = None,
     seed: SEED = 0,
+    best_of: Annotated[
+        int | None, typer.Option(help="Sample N answers and give the one with the best reward.", metavar="N", min=1)
+    ] = None,
+    reward: REWARD = None,
     as_json: JSON = False,
 ) -> None:
     """Answer a prompt, or every prompt of a file.
@@ -177,20 +176,24 @@ def generate(
     from tunesmith.model.inference import generate_text
 
     sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens} if max_new_tokens is not None else {}
-    result = generate_text(
-        model,
-        adapter=adapter or None,
-        quantize=quantize,
-        prompt=prompt,
-        data=data or None,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        stop=stop or (),
-        seed=seed,
-        **sampling,
-    )
+    with progress() as told:
+        result = generate_text(
+            model,
+            adapter=adapter or None,
+            quantize=quantize,
+            prompt=prompt,
+            data=data or None,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            repetition_penalty=repetition_penalty,
+            stop=stop or (),
+            seed=seed,
+            best_of=best_of,
+            reward=reward,
+            told=told,
+            **sampling,
+        )
     print_result(result, as_json, _show_answers)
 
 
@@ -217,11 +220,17 @@ def chat(
 
 
 app.command()(merge)
+app.command()(score)
+app.command()(sample)
 
 
 def _show_answers(result: dict[str, Any]) -> None:
-    answers = result["answers"]
-    print("\n\n".join(f"[{a['adapter']}] {a['answer']}" if "adapter" in a else a["answer"] for a in answers))
+    labels = [
+        a.get("adapter") or (f"reward {a['score']:.4g}" if a.get("score") is not None else "")
+        for a in result["answers"]
+    ]
+    answers = [a["answer"] for a in result["answers"]]
+    print("\n\n".join(f"[{of}] {said}" if of else said for of, said in zip(labels, answers, strict=True)))
 
 
 def _progress() -> Any:
@@ -232,15 +241,12 @@ def _progress() -> Any:
 
 
 def _show_trained(result: dict[str, Any]) -> None:
-    _show_metrics(result["metrics"])
+    show_metrics(result["metrics"])
+    from tunesmith.model.reward_config import scores
+
     run = result["run"]
-    print(f"result  {result['result']}\nreport  {run}/report.html\nnext    tunesmith chat {run}")
-
-
-def _show_metrics(metrics: dict[str, dict[str, Any]]) -> None:
-    width = max((len(name) for name in metrics), default=0)
-    for name, m in metrics.items():
-        print(f"{name:<{width}}  {m['value']:>9.4g}   ({m['low']:.4g} to {m['high']:.4g}, n = {m['n']})")
+    next_ = f"score {run} --data rows.jsonl" if scores(Path(result["result"])) else f"chat {run}"
+    print(f"result  {result['result']}\nreport  {run}/report.html\nnext    tunesmith {next_}")
 
 
 def main() -> None:

@@ -268,9 +268,7 @@ def _check_named(config: RunConfig, where: str) -> RunConfig:
     if config.adapter is not None and "from" not in config.adapter:
         own, laid = stacking.split(config.adapter, where)
         found["adapter"] = {**_named(own, "model.adapters", "attach", "adapter", where, ("model",)), **laid}
-    found["objective"] = _named(
-        config.objective, "training.objectives", "loss", "objective", where, ("logps", "weights")
-    )
+    found["objective"] = _objective(config.objective, where)
     found["evaluate"] = [
         _named(metric, "evaluation.metrics", "score", f"evaluate[{i}]", where, ("item",))
         for i, metric in enumerate(config.evaluate)
@@ -288,6 +286,12 @@ def _check_named(config: RunConfig, where: str) -> RunConfig:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"{where}: track names {twice} twice; once is enough.")
     return config.model_copy(update={k: v for k, v in found.items() if k in config.model_fields_set})
+
+
+def _objective(section: dict[str, Any], where: str) -> dict[str, Any]:
+    from tunesmith.training import make_objective
+
+    return make_objective.check(section, where)
 
 
 def _check_regularizer(config: RunConfig, where: str) -> None:
@@ -321,8 +325,9 @@ def _check_tasks(config: RunConfig, where: str) -> None:
     name = config.objective["name"]
     for i, entry in enumerate(config.data):
         own = entry.get("objective") or name
-        losses = [registry.load("training.objectives", n).loss for n in (name, own)]
-        if own != name and len({inspect.getsource(loss) for loss in losses}) > 1:
+        modules = [registry.load("training.objectives", n) for n in (name, own)]
+        compare = any(hasattr(module, "compares") for module in modules)
+        if own != name and (compare or len({inspect.getsource(module.loss) for module in modules}) > 1):
             raise InputError(
                 f"{where}: data[{i}].objective {own} and the run's {name} have different losses, which one run cannot add up yet; "
                 "make them two runs, one after the other."

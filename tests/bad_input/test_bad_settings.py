@@ -48,7 +48,7 @@ ROW = '{"instruction": "red cat", "output": "cat red"}'
         ({"validation": {"fractoin": 0.5}}, 'validation: unknown key "fractoin". Did you mean "fraction"?'),
         ({"validation": {"path": []}}, "validation: path should be text, found []."),
         ({"validation": {"path": "none.jsonl"}}, "there is no data file none.jsonl"),
-        ({"objective": "dpoo"}, 'there is no objective "dpoo". Known: pretrain, sft.'),
+        ({"objective": "dpoo"}, 'there is no objective "dpoo". Did you mean "dpo"?'),
         ({"objective": {"name": "sft", "beta": 1}}, 'objective: unknown key "beta".'),
         ({"adapter": "lorra"}, 'there is no adapter "lorra". Did you mean "lora"?'),
         ({"adapter": {"name": "lora", "r": 0}}, "adapter: r should be greater than 0, found 0."),

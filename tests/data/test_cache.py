@@ -320,7 +320,8 @@ def test_a_writer_killed_half_way_leaves_no_entry(folder, tokenizer, tmp_path):
         "from tunesmith.data.records import Examples, Origin\n"
         "import numpy as np\n"
         "cache.Path.replace = lambda self, target: os.kill(os.getpid(), 9)\n"
-        "e = Examples(np.arange(9, dtype=np.int32), np.ones(9, bool), np.array([0, 9]), np.zeros(1, np.int64), [Origin('d', 1)])\n"
+        "e = Examples(np.arange(9, dtype=np.int32), np.ones(9, bool), np.array([0, 9]), np.zeros(1, np.int64), "
+        "[Origin('d', 1)], np.zeros(1, np.int32))\n"
         "cache._keep(cache.folder_of_cache() / 'k.tokens', e, [])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)

@@ -285,7 +285,7 @@ PREFERENCE = {"prompt": "why?", "chosen": "so", "rejected": "no"}
             (Verdict,),
             "Give rows with prompt, completion and a true or false label.",
         ),
-        ({"text": "so"}, (Preference,), "reads preference. Give rows with questions and answers."),
+        ({"text": "so"}, (Preference,), "reads preference. Give rows with prompt, chosen and rejected."),
     ],
 )
 def test_rows_an_objective_cannot_read_come_with_a_remedy(write, row, reads, remedy):
@@ -326,7 +326,7 @@ def test_labels_are_called_as_asked(write):
 def test_extra_fields_are_kept_and_said(write):
     loaded = load(write("t.jsonl", [{"prompt": "a", "completion": "b", "category": "c"}]))
     assert loaded.records[0].extra == {"category": "c"}
-    assert "not trained on: category" in loaded.notices[0]
+    assert "not in the text: category" in loaded.notices[0]
 
 
 def test_a_hundred_thousand_rows_in_seconds(write):

@@ -251,6 +251,13 @@ def test_a_resumed_run_drops_its_void_steps(tmp_path: Path) -> None:
     assert 'class="mark"' in html
 
 
+def test_a_loss_over_pairs_is_not_called_one_per_token(tmp_path: Path) -> None:
+    assert "nats per scored token" in report(write(tmp_path / "a", [start(), step(1), step(2)]))[0]
+    told = report(write(tmp_path / "b", [start(), step(1, rewards_margins=0.1), step(2, rewards_margins=0.2)]))[0]
+    assert "nats per scored token" not in told
+    assert "mean over the rows" in told
+
+
 def test_a_run_started_anew_in_the_same_folder_voids_everything(tmp_path: Path) -> None:
     run = read_run(write(tmp_path, [start(), step(1, 9.0), step(2, 9.0), start(), step(1, 3.0)]))
     assert [(i, event["loss"]) for i, event in run.steps.items()] == [(1, 3.0)]

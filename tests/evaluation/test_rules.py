@@ -15,6 +15,8 @@ CASES = [
     ("", {"rule": "contains", "texts": []}, 1),
     ("Fine, thanks.", {"rule": "excludes", "texts": ["bad"]}, 1),
     ("Bad!", {"rule": "excludes", "texts": ["good", "bad"]}, 0),
+    ("In the hall! \n", {"rule": "ends_with", "texts": ["!", "?"]}, 1),
+    ("In the hall!.", {"rule": "ends_with", "texts": ["!", "?"]}, 0),
     ("3 and 4 make 7.", {"rule": "number", "value": 7}, 1),
     ("It is 1,250.50 in all", {"rule": "number", "value": 1250.5}, 1),
     ("minus -2", {"rule": "number", "value": 2}, 0),

@@ -13,6 +13,7 @@ from tunesmith.run import open_run
 from tunesmith.training import checkpoint
 from tunesmith.training.batch import microbatches
 from tunesmith.training.loop import Loop
+from tunesmith.training.objective import Objective
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers import adamw
 from tunesmith.training.plan import Plan, plan_steps
@@ -40,7 +41,7 @@ def make_loop(run, made, loss=sft.loss, **changes):
     policy, _ = make_policy(made.model)
     make = lambda masters: adamw.make(masters, learning_rate=RATE)  # noqa: E731
     rows = lambda _: np.arange(len(EXAMPLES))  # noqa: E731
-    loop = Loop(run, policy, loss, EXAMPLES, rows, plan, make, dict, "data", companions=[made.companion])
+    loop = Loop(run, policy, Objective(loss), EXAMPLES, rows, plan, make, dict, "data", companions=[made.companion])
     loop.begin_companions()
     return loop
 

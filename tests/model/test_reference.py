@@ -10,7 +10,8 @@ from tunesmith.model.adapters import full, lora
 from tunesmith.model.lora import fuse
 from tunesmith.model.policy import make_policy
 from tunesmith.model.reference import Reference
-from tunesmith.training.batch import arrange, collate
+from tunesmith.training.arrange import arrange
+from tunesmith.training.batch import collate
 
 
 def fresh(kind):

@@ -8,7 +8,6 @@ import importlib.util
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -122,17 +121,13 @@ def test_soft_caps_that_bite():
         ("gpt_oss", "sliding_window"),
         ("gpt_oss", "s_aux"),
         ("granite", "scaling"),
-        ("llama", "segments"),
     ],
 )
 def test_the_probe_sees_what_flat_attention_would_leave_out(family, keyword, monkeypatch):
     """Windows of any length: a real one is longer than the probe, which shortens it."""
 
     def forgetful(*inputs, segments, **keywords):
-        if keyword == "segments":
-            segments = attention.plan(tuple(np.diff(segments.cu_seqlens).tolist()), segments.cu_seqlens)  # no links
-        else:
-            keywords[keyword] = None
+        keywords[keyword] = None
         return flat_attention(*inputs, segments=segments, **keywords)
 
     changes = CAPS if family == "gemma2" else {}

@@ -10,6 +10,7 @@ from tunesmith.model.policy import make_policy
 from tunesmith.run import open_run
 from tunesmith.training.batch import epoch_order
 from tunesmith.training.loop import Loop
+from tunesmith.training.objective import Objective
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.plan import Plan
@@ -113,6 +114,8 @@ def _losses_of_ours(model, examples, steps, folder):
     make = lambda masters: adamw(masters, learning_rate=1e-3)  # noqa: E731
     every = np.arange(len(examples))
     with open_run(folder) as run:
-        Loop(run, make_policy(model)[0], sft.loss, examples, lambda _: every, plan, make, dict, "data").train()
+        Loop(
+            run, make_policy(model)[0], Objective(sft.loss), examples, lambda _: every, plan, make, dict, "data"
+        ).train()
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     return [e["loss"] for e in events if e["event"] == "step"]

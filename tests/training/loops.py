@@ -9,6 +9,7 @@ from builders import random_examples, tiny_model
 from tunesmith.model.policy import make_policy
 from tunesmith.run import open_run
 from tunesmith.training.loop import Loop
+from tunesmith.training.objective import Objective
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.plan import Plan
@@ -59,7 +60,7 @@ def make_loop(
     loop = Loop(
         run,
         policy,
-        loss,
+        Objective(loss),
         EXAMPLES,
         lambda _: np.arange(len(EXAMPLES)),
         plan,

@@ -17,6 +17,7 @@ from tunesmith.training import memory
 from tunesmith.training.guard import Guard
 from tunesmith.training.infer import Shape
 from tunesmith.training.masters import Masters
+from tunesmith.training.objective import Objective, Totals
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers import per_parameter
 from tunesmith.training.optimizers.adamw import make as adamw
@@ -54,9 +55,11 @@ def train(sizes, adapter, how, rows, within):
     examples = random_examples(n=rows, low=LENGTH, high=LENGTH + 1)
     tokens, clip = int(examples.lengths.sum()), False if within else 1.0
     guard = Guard(torch.device("cpu"), False)
-    stepper = Stepper(policy, sft.loss, masters, optimizer, guard, examples, tokens, clip, print)
+    stepper = Stepper(policy, Objective(sft.loss), masters, optimizer, guard, examples, tokens, clip, print)
     for step in (1, 2, 3):
-        stepper.step(np.arange(rows), stepper.batches(np.arange(rows)), int(examples.scored.sum()), 1e-4, step)
+        stepper.step(
+            np.arange(rows), stepper.batches(np.arange(rows)), Totals(int(examples.scored.sum()), rows, 1), 1e-4, step
+        )
     return policy, tokens
 
 

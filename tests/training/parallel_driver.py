@@ -22,6 +22,7 @@ from tunesmith.errors import GuardStop, InputError, Interrupted
 from tunesmith.model.policy import Policy, make_policy
 from tunesmith.training import parallel
 from tunesmith.training.loop import Loop
+from tunesmith.training.objective import Objective
 from tunesmith.training.objectives import sft
 from tunesmith.training.optimizers.adamw import make as adamw
 from tunesmith.training.plan import Plan
@@ -121,7 +122,7 @@ def loop(name: str, folder: str, family: str, batch_size: int, microbatch_tokens
         policy, _ = make_policy(model)
         with run.open_run(Path(folder)) if w.rank == 0 else _elsewhere(folder) as opened:
             made = Loop(
-                opened, policy, sft.loss, examples, lambda _: np.arange(len(examples)), plan,
+                opened, policy, Objective(sft.loss), examples, lambda _: np.arange(len(examples)), plan,
                 lambda masters: adamw(masters, learning_rate=1e-2), dict, "data", w,
             )  # fmt: skip
             made.train()

@@ -8,7 +8,8 @@ import torch
 
 from builders import random_examples
 from tunesmith.data.records import Examples, Origin
-from tunesmith.training.batch import collate, epoch_order, microbatches, pack, steps_of_epoch
+from tunesmith.training.arrange import pack
+from tunesmith.training.batch import collate, epoch_order, microbatches, steps_of_epoch
 from tunesmith.training.links import Cluster
 
 

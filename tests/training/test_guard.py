@@ -80,7 +80,7 @@ def test_a_bad_microbatch_skips_its_step(tmp_path, dtype, bad, reason, make_opti
     with open_run(tmp_path) as run:
         loop = make_loop(run, **changes)
         before = sum(len(loop.stepper.batches(rows)) for rows in rows_of_steps(loop)[:3])
-        loop.stepper.loss = bad_loss({before + 2}, bad)
+        loop.stepper.objective.function = bad_loss({before + 2}, bad)
         seen = watched(loop)
         progress = loop.train()
     assert [same(*pair) for pair in seen] == [number == 4 for number in range(1, 11)]
@@ -186,6 +186,14 @@ def test_a_lasting_change_is_taken_as_such(before, skipped):
     """
     verdicts, _ = judged([(1.0, 1.0)] * before + [(50.0, 50.0)] * 20)
     assert verdicts == [GOOD] * before + [SPIKE] * skipped + [GOOD] * (20 - skipped)
+
+
+def test_no_spike_is_told_of_losses_that_have_no_logarithm():
+    """Losses of 0 and below, which hinge and robust have, neither are spikes nor make one of the first that is above 0; the norm's are."""
+    below = [(-0.1 * (i % 3), 1.0) for i in range(200)]
+    assert judged([*below, (0.5, 1.0), (-1.0, 1.0), (-1.0, 50.0)])[0] == [GOOD] * 202 + [SPIKE]
+    known = [(1.0, 1.0), (0.0, 1.0)] * 64
+    assert judged([*known, (1.9, 1.0), (50.0, 1.0)])[0] == [GOOD] * 129 + [SPIKE]
 
 
 def test_a_spike_skips_its_step(tmp_path):

@@ -11,8 +11,14 @@ from tunesmith.data.records import Examples, Origin
 from tunesmith.model.policy import make_policy
 from tunesmith.training import links
 from tunesmith.training.batch import collate, microbatches
-from tunesmith.training.links import Cluster, find_clusters
+from tunesmith.training.links import Cluster, label
 from tunesmith.training.scoring import example_nll
+
+
+def find_clusters(examples, rows):
+    """(The rows that share nothing, in order; the clusters): every row once."""
+    cluster, shared = label(examples, rows)
+    return rows[cluster < 0], [Cluster(rows[cluster == c], int(n)) for c, n in enumerate(shared)]
 
 
 def examples_of(rows, scored=None):

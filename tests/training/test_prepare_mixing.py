@@ -52,7 +52,7 @@ def prepared(content):
 def epochs(run: Prepared, n: int) -> list[list[list[int]]]:
     """Return the steps of the first n epochs."""
     train, out = run.config.train, [[] for _ in range(n)]
-    steps = plan_steps(run.examples.lengths, run.rows, train.seed, None, train.batch_size, run.difficulty)
+    steps = plan_steps(run.examples.row_lengths, run.rows, train.seed, None, train.batch_size, run.difficulty)
     for done, step in steps:
         if done > n:
             return out

@@ -190,7 +190,7 @@ def test_other_errors_pass(tmp_path):
 class Waits(TorchDispatchMode):
     """Notes at which step an operator ran whose result the host needs: what on a GPU would wait for it."""
 
-    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique", "bincount")
 
     def __init__(self, loop):
         super().__init__()
@@ -270,7 +270,8 @@ def test_an_objective_sees_the_whole_step_once(tmp_path):
         rows = next(loop._steps()).rows
         with torch.no_grad():
             wanted = (
-                sum(sft.loss(loop.policy(b), b.weights) for b in loop.stepper.batches(rows)) / loop.scored[rows].sum()
+                sum(sft.loss(loop.policy(b), b.weights) for b in loop.stepper.batches(rows))
+                / loop.examples.row_scored[rows].sum()
             )
         loop.train()
     assert losses(tmp_path)[0] == pytest.approx(float(wanted), abs=1e-6)
@@ -314,9 +315,9 @@ def test_a_step_on_a_gpu_waits_for_nothing(tmp_path, dtype):
 
         def watched(*arguments):
             if loop.progress.step == 5:
-                loop.stepper.loss = lambda logps, weights: sft.loss(logps, weights) * float("nan")
+                loop.stepper.objective.function = lambda logps, weights: sft.loss(logps, weights) * float("nan")
             elif loop.progress.step == 6:
-                loop.stepper.loss = sft.loss
+                loop.stepper.objective.function = sft.loss
             torch.cuda.set_sync_debug_mode("error" if loop.progress.step else "default")
             try:
                 return step(*arguments)

@@ -30,12 +30,14 @@ from tunesmith.data.records import Examples, Record
 from tunesmith.data.render import Score, render
 
 MOST_BYTES = 20 * 10**9  # of all entries, and at most a tenth of the disk; the least recently used are dropped
+ENDINGS = (".tokens", ".logps")  # of entries: rendered tokens, a reference's log-probs (training/reference_store.py)
 LEAST_TOKENS = 50_000  # fewer are rendered as fast as they are found
 _HEAD = struct.Struct("<8sQII")  # magic, bytes of the header, its CRC-32, CRC-32 of the arrays
 _MAGIC = b"TUNETOK1"
 _ARRAYS = (
     ("record", np.dtype("<i8")),
     ("offsets", np.dtype("<i8")),
+    ("answer", np.dtype("<i4")),
     ("ids", np.dtype("<i4")),
     ("scored", np.dtype("?")),
 )
@@ -136,7 +138,7 @@ def _read(file: Path, records: Sequence[Record]) -> tuple[Examples, list[str]] |
         raise ValueError("its size is wrong")
     if zlib.crc32(mapped[at:].data) != sum_:
         raise ValueError("its checksum is wrong")
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, dtype in _ARRAYS:
         stop = at + facts["lengths"][name] * dtype.itemsize
         arrays[name], at = mapped[at:stop].view(dtype), stop
@@ -146,7 +148,7 @@ def _read(file: Path, records: Sequence[Record]) -> tuple[Examples, list[str]] |
 
 
 def _keep(file: Path, examples: Examples, notices: list[str]) -> list[str]:
-    """Write an entry and drop old ones; return a notice where that could not be."""
+    """Write the entry of rendered tokens; as `keep`."""
     arrays = [np.ascontiguousarray(getattr(examples, name), dtype) for name, dtype in _ARRAYS]
     lengths = {name: len(array) for (name, _), array in zip(_ARRAYS, arrays, strict=True)}
     header = json.dumps({"key": file.stem, "lengths": lengths, "notices": notices}).encode()
@@ -154,25 +156,29 @@ def _keep(file: Path, examples: Examples, notices: list[str]) -> list[str]:
     for array in arrays:
         sum_ = zlib.crc32(array.data, sum_)
     head = _HEAD.pack(_MAGIC, len(header), zlib.crc32(header), sum_) + header
+    return keep(file, [head.ljust(_aligned(len(head)), b"\0"), *(array.data for array in arrays)], "the tokens are")
+
+
+def keep(file: Path, pieces: Sequence[Any], what: str) -> list[str]:
+    """Write an entry, `pieces` of bytes, and drop old ones; return a notice ("the tokens are", for `what`) where that could not be."""
     beside = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds what the rows say
         disk = shutil.disk_usage(file.parent)
-        size, most = len(head) + sum(a.nbytes for a in arrays), min(MOST_BYTES, disk.total // 10)
+        size, most = sum(memoryview(piece).nbytes for piece in pieces), min(MOST_BYTES, disk.total // 10)
         if size > min(most, disk.free // 2):
-            return [f"the tokens are not kept for the next start: {size / 1e9:.1f} GB are too much for {file.parent}"]
+            return [f"{what} not kept for the next start: {size / 1e9:.1f} GB are too much for {file.parent}"]
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", suffix=".part", delete=False) as f:
             beside = Path(f.name)
-            f.write(head.ljust(_aligned(len(head)), b"\0"))
-            for array in arrays:
-                f.write(array.data)
+            for piece in pieces:
+                f.write(piece)
         beside.replace(file)
         _prune(file, most)
     except OSError as e:
         if beside is not None:
             beside.unlink(missing_ok=True)
         return [
-            f"the tokens are not kept for the next start: {file.parent} cannot be written ({_reason(e)}); "
+            f"{what} not kept for the next start: {file.parent} cannot be written ({_reason(e)}); "
             "set TUNESMITH_CACHE to a folder that can be"
         ]
     return []
@@ -180,7 +186,7 @@ def _keep(file: Path, examples: Examples, notices: list[str]) -> list[str]:
 
 def _prune(kept: Path, most: int) -> None:
     """Drop the entries used longest ago until at most `most` bytes are left, and what writers that died left behind."""
-    entries = sorted(_stats(kept.parent.glob("*.tokens")), key=lambda e: e[1].st_mtime)
+    entries = sorted(_stats(p for e in ENDINGS for p in kept.parent.glob(f"*{e}")), key=lambda e: e[1].st_mtime)
     total = sum(stat.st_size for _, stat in entries)
     for path, stat in entries:
         if total > most and path != kept:

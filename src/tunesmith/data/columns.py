@@ -68,14 +68,15 @@ def _temporary(folder: Path | None) -> IO[bytes]:
 
 
 class Growing:
-    """Examples that are appended one by one; 16 bytes of each stay in memory."""
+    """Examples that are appended one by one; 20 bytes of each stay in memory."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.ids, self.scored = Column("<i4", folder), Column("?", folder)
-        self.lengths, self.record = array("q"), array("q")
+        self.lengths, self.record, self.answer = array("q"), array("q"), array("i")
 
-    def add(self, record: int, ids: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> None:
-        """Append an example of record number `record`."""
+    def add(self, record: int, answer: int, ids: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> None:
+        """Append an example of record number `record`, and of its conversations the one numbered `answer`."""
+        self.answer.append(answer)
         self.ids.add(ids)
         self.scored.add(scored)
         self.lengths.append(len(ids))
@@ -85,5 +86,5 @@ class Growing:
         """Return the examples, with the origins of the records they came from."""
         offsets = np.zeros(len(self.lengths) + 1, dtype=np.int64)
         np.cumsum(np.frombuffer(self.lengths, np.int64), out=offsets[1:])
-        record = np.array(self.record, dtype=np.int64)
-        return Examples(self.ids.finished(), self.scored.finished(), offsets, record, Origins(records))
+        record, answer = np.array(self.record, dtype=np.int64), np.array(self.answer, dtype=np.int32)
+        return Examples(self.ids.finished(), self.scored.finished(), offsets, record, Origins(records), answer)

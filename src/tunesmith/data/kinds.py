@@ -1,5 +1,6 @@
 """The one plain row of each kind of record, and a record read as another kind."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -119,6 +120,11 @@ def as_chats(record: Record) -> list[Chat]:
             return [_chat(record, record.answer)]
     answer = [] if record.reference is None else [{"role": "assistant", "content": record.reference}]
     return [_chat(record, answer)]
+
+
+def is_empty(answer: Sequence[Message]) -> bool:
+    """Whether an answer's turns hold nothing to learn: no text and no tool call of the assistant's."""
+    return not any(m["role"] == "assistant" and answers(m) for m in answer)
 
 
 def _chat(record: Preference | Verdict | Prompt, answer: list[Message]) -> Chat:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Event = dict[str, Any]
+_OBJECTIVES = {"preference": " --objective dpo", "verdict": " --objective kto"}
 
 
 def told(as_json: bool) -> Callable[[Event], None]:
@@ -54,16 +55,17 @@ def show_prepared(report: dict[str, Any]) -> None:
     width = max(len(file["path"]) for file in report["files"])
     for file in report["files"]:
         print(f"  {output}/{file['path']:<{width}}  {file['rows']:>9,} row{'s' * (file['rows'] != 1)}")
-    print(f"card     {output}/card.html\nnext     tunesmith train --data {shlex.quote(_trained(report))}")
+    folder, objective = _trained(report)
+    print(f"card     {output}/card.html\nnext     tunesmith train --data {shlex.quote(folder)}{objective}")
     if rows["dropped"] or rows["broken"]:
         print(f"         tunesmith data why {named} ROW      (what became of a row, and why)")
 
 
-def _trained(report: dict[str, Any]) -> str:
-    """Return what to train on: the folder, or the first fold or kind where there are several."""
+def _trained(report: dict[str, Any]) -> tuple[str, str]:
+    """Return what to train on: the folder, or the first fold or kind where there are several; and an objective for its kind."""
     first = next((f for f in report["files"] if f["split"] == "train"), report["files"][0])
     folder = first["path"].rpartition("/")[0]
-    return f"{report['output']}/{folder}".rstrip("/")
+    return f"{report['output']}/{folder}".rstrip("/"), _OBJECTIVES.get(first["kind"], "")
 
 
 def show_why(answer: dict[str, Any], card: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,16 +17,18 @@ from tunesmith.data.records import Chat, Examples, Record, Text
 from tunesmith.data.tally import Counts, notices, refuse, unanswered, where
 from tunesmith.errors import InputError
 
-Score = Literal["answers", "all"]
+Score = Literal["answers", "all", "last"]
 Ids = npt.NDArray[np.int32]
 Ranges = list[tuple[int, int]]  # of tokens, first and after the last
 _BATCH = 256  # records
+ANSWERING = ("assistant", "tool")  # roles of the turns that an answer is made of
 
 
 class _Part(NamedTuple):
-    """A rendered example before tokenisation; `record` is its record's number, `source` what of it was rendered."""
+    """A rendered example before tokenisation: its record's number, which of its conversations, and that, and its layout."""
 
     record: int
+    answer: int
     source: Text | Chat
     layout: Layout
 
@@ -41,10 +44,11 @@ def render(
 
     score "answers": of a Chat the trained answers are scored, each with its end-of-turn token; where the template
     rewrites history (some answer's rendering is no prefix of the whole) each answer is an example of its own. "all":
-    every token is. A Text is bos (where the tokenizer adds one), text, eos, all scored. Other kinds are rendered as the
+    every token is. "last": of a Chat up to its last answer, whole, as the template writes it, the last token alone, where a
+    reward model reads it. A Text is bos (where the tokenizer adds one), text, eos, all scored. Other kinds are rendered as the
     conversations they hold (kinds.as_chats). The first token of an example never is scored. Longer than max_length: a
-    Chat's end is cut off, and it is dropped if nothing scored is left; a Text, or anything under "all", is cut into
-    windows that overlap by one token, so that each token is scored once.
+    Chat's end is cut off, and it is dropped if nothing scored is left, as under "last" it is; a Text, or anything under
+    "all", is cut into windows that overlap by one token, so that each token is scored once.
 
     Records are taken a few hundred at a time, and many tokens are kept in temporary files of `folder`: a set may be
     larger than memory. InputError where nothing is scored, no answer's end is, or the vocabulary loses over 5% of the
@@ -60,6 +64,8 @@ def render(
             if isinstance(part.source, Text):
                 ids = np.concatenate([bos, ids, eos])
             _add_windows(out, part, ids, max_length, counts)
+        elif score == "last":
+            _add_whole(out, part, ids, max_length, counts)
         else:
             _add_chat(out, part, ids, ranges, max_length, counts)
     refuse(counts, len(out.record), score, max_length)
@@ -80,22 +86,33 @@ def _laid_out(records: Sequence[Record], tokenizer: Any, score: Score, counts: C
     ends = end_tokens(tokenizer)
     numbered = enumerate(records)
     while some := list(islice(numbered, _BATCH)):
-        batch = [(i, part) for i, record in some for part in chats_of(record)]
-        chats = [part for _, part in batch if isinstance(part, Chat)]
-        whole = chat_texts(chats, tokenizer) if score == "all" else iter(())
+        batch = [(i, k, part) for i, record in some for k, part in enumerate(chats_of(record))]
+        if score == "last":
+            batch = [(i, k, _until_answer(part)) for i, k, part in batch]
+        chats = [part for *_, part in batch if isinstance(part, Chat)]
+        whole = chat_texts(chats, tokenizer) if score != "answers" else iter(())
         found = lay_out(chats, tokenizer, ends) if score == "answers" else iter(())
         out = []
-        for index, part in batch:
+        for index, number, part in batch:
             if isinstance(part, Text):
                 layouts = [Layout(part.text, [])] if part.text.strip() else []
-            elif score == "all":
+            elif score != "answers":
                 layouts = [Layout(next(whole), [])]
+                layouts = layouts if score == "all" or part.messages[-1]["role"] in ANSWERING else []
             else:
                 layouts = _answers(part, next(found), counts)
             if not layouts:
                 counts.unscored.add(part.origin)
-            out += [_Part(index, part, layout) for layout in layouts]
+            out += [_Part(index, number, part, layout) for layout in layouts]
         yield out
+
+
+def _until_answer(part: Text | Chat) -> Text | Chat:
+    """Return a conversation without what follows its last answer; one without an answer as it is."""
+    if isinstance(part, Text):
+        return part
+    ends = [i for i, m in enumerate(part.messages, 1) if i > 1 and m["role"] in ANSWERING]
+    return replace(part, messages=part.messages[: ends[-1]], trained=part.trained[: ends[-1]]) if ends else part
 
 
 def _answers(chat: Chat, layouts: list[Layout], counts: Counts) -> list[Layout]:
@@ -162,7 +179,7 @@ def _add_chat(
     counts.chats += 1
     spans = zip(part.layout.spans, ranges, strict=True)
     counts.closed += any(span[2] and 0 < behind <= limit for span, (_, behind) in spans)
-    out.add(part.record, ids[:limit], mask[:limit])
+    out.add(part.record, part.answer, ids[:limit], mask[:limit])
 
 
 def edges(tokenizer: Any) -> tuple[Ids, Ids]:
@@ -187,7 +204,18 @@ def _add_windows(out: Growing, part: _Part, ids: Ids, max_length: int | None, co
     for start, end in cuts:
         mask = np.ones(end - start, dtype=np.bool_)
         mask[0] = False
-        out.add(part.record, ids[start:end], mask)
+        out.add(part.record, part.answer, ids[start:end], mask)
+
+
+def _add_whole(out: Growing, part: _Part, ids: Ids, max_length: int | None, counts: Counts) -> None:
+    if len(ids) < 2:
+        counts.unscored.add(part.source.origin)
+    elif max_length and len(ids) > max_length:
+        counts.long.add(part.source.origin)
+    else:
+        mask = np.zeros(len(ids), dtype=np.bool_)
+        mask[-1] = True
+        out.add(part.record, part.answer, ids, mask)
 
 
 def check_answers(records: Sequence[Record], score: Score) -> None:

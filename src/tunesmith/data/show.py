@@ -131,7 +131,7 @@ def _limit(source: Any) -> int | None:
 
 def pack(shown: Sequence[Piece], capacity: int = MICROBATCH) -> list[Batch]:
     """Return the micro-batches that a step over these pieces makes, as training packs them; those left out are in none."""
-    from tunesmith.training.batch import arrange
+    from tunesmith.training.arrange import arrange
 
     kept = np.array([i for i, p in enumerate(shown) if p.kept], dtype=np.int64)
     if not len(kept):

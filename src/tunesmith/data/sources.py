@@ -179,8 +179,14 @@ def load(
     notices: list[str] = []
     for i, (source, (found, said)) in enumerate(zip(sources, expanded, strict=True)):
         notices += said
-        for place in found:
-            info, records = load_file.load_file(place, source, i, large, _wanted(source, reads))
+        wanted = _wanted(source, reads)
+        loaded = [load_file.load_file(place, source, i, large, wanted) for place in found]
+        for n in _unasked([info for info, _ in loaded], source, wanted):
+            loaded[n] = load_file.load_file(found[n], replace(source, kind="verdict"), i, large, wanted)
+            notices.append(
+                f"{found[n]}: its preferences are read as verdicts, the best answers good and the others bad"
+            )
+        for info, records in loaded:
             parts.append(records)
             infos.append(info)
             notices += describe(info, source)
@@ -197,10 +203,19 @@ def _wanted(source: Source, reads: Sequence[type] | None) -> list[str] | None:
     return [KINDS[kind] for kind in (own.reads if own else reads) if kind in KINDS]
 
 
+def _unasked(infos: Sequence[FileInfo], source: Source, wanted: Sequence[str] | None) -> list[int]:
+    """Return the numbers of a source's files of preferences, which are read as verdicts where it has nothing else for who wants those."""
+    if source.kind is not None or wanted is None or "verdict" not in wanted:
+        return []
+    if any(not info.kinds.keys().isdisjoint(wanted) for info in infos):
+        return []
+    return [n for n, info in enumerate(infos) if info.kinds.keys() == {"preference"}]
+
+
 def describe(info: FileInfo, source: Source) -> list[str]:
     """Say in a sentence what a file was read as, in another one what of it was left out."""
     weight = "" if source.weight == 1 else f", weight {source.weight:g}"
-    kept = f"; not trained on: {', '.join(info.fields_kept[:6])}" if info.fields_kept else ""
+    kept = f"; not in the text: {', '.join(info.fields_kept[:6])}" if info.fields_kept else ""
     all_ = info.records + sum(info.left_out.values())
     made = "" if all_ == info.rows and source.kind is None else f", read as {_counted(info.kinds | info.left_out)}"
     rows = f"{info.rows:,} row{'s' * (info.rows != 1)}"
@@ -242,8 +257,10 @@ def _remedy(found: str, wanted: Sequence[str]) -> str:
     for kind in wanted:
         if (found, kind) in _READ_AS:
             return f" Read it as one with `as: {kind}` in its data entry ({_READ_AS[found, kind]})."
-    if found == "text":
+    if found == "verdict" and "preference" in wanted:
+        return " Train on verdicts with --objective kto, or give rows with prompt, chosen and rejected."
+    needed = next((_NEEDS[kind] for kind in wanted if kind in _NEEDS), None)
+    if found == "text" and (needed is None or "chat" in wanted):
         pretrain = "pretrain" in registry.names("training.objectives") and "chat" in wanted
         return f" {'Train on plain text with --objective pretrain, or give' if pretrain else 'Give'} rows with questions and answers."
-    needed = next((_NEEDS[kind] for kind in wanted if kind in _NEEDS), None)
     return f" Give rows with {needed}." if needed else ""

@@ -7,6 +7,7 @@ from tunesmith.data.records import Origin
 from tunesmith.errors import InputError
 
 _NAMED = 5
+NOTHING = "left out: nothing to score (no answer, an empty one, or none that is trained)"
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Counts:
     cut: Tally = field(default_factory=Tally)
     dropped: Tally = field(default_factory=Tally)
     windows: Tally = field(default_factory=Tally)
+    long: Tally = field(default_factory=Tally)
     rewritten: int = 0
     chats: int = 0
     closed: int = 0
@@ -73,6 +75,11 @@ def refuse(counts: Counts, examples: int, score: str, max_length: int | None) ->
             raise InputError(
                 f"no answer is left within max_length {max_length}: every one begins beyond it "
                 f"({counts.dropped}); raise train.max_length."
+            )
+        if counts.long.n:
+            raise InputError(
+                f"no row is left: all are longer than max_length {max_length}, and a reward is read at a row's end ({counts.long}); raise "
+                "train.max_length."
             )
         if counts.no_tools.n:
             raise InputError(
@@ -101,16 +108,16 @@ def notices(counts: Counts, max_length: int | None) -> list[str]:
     """Return what people should know, a sentence each, with the first rows."""
     rest = "one example per answer: the chat template rewrites history"
     rewritten = "1 conversation makes " if counts.rewritten == 1 else f"{counts.rewritten:,} conversations make "
-    nothing = "left out: nothing to score (no answer, an empty one, or none that is trained)"
     leading = "with an answer to nothing, which is not scored"
     calls = "tool calls that the chat template does not write; those turns are not scored"
     text = "an answer that the chat template does not write; that turn is not scored"
     reasoning = "reasoning that the chat template does not write"
     beyond = f"answer that begins beyond max_length {max_length} and is left out"
+    long = f"longer than max_length {max_length} and left out, for a reward is read at a row's end"
     windows = f"longer than max_length {max_length} and cut into windows"
     return [
         *([rewritten + rest] if counts.rewritten else []),
-        *counts.unscored.sentence(f"row {nothing}", f"rows {nothing}"),
+        *counts.unscored.sentence(f"row {NOTHING}", f"rows {NOTHING}"),
         *counts.leading.sentence(f"row begins {leading}", f"rows begin {leading}"),
         *counts.no_tools.sentence(f"row has {calls}", f"rows have {calls}"),
         *counts.no_text.sentence(f"row has {text}", f"rows have {text}"),
@@ -118,4 +125,5 @@ def notices(counts: Counts, max_length: int | None) -> list[str]:
         *counts.cut.sentence(f"row cut at max_length {max_length}", f"rows cut at max_length {max_length}"),
         *counts.dropped.sentence(f"row has an {beyond}", f"rows have an {beyond}"),
         *counts.windows.sentence(f"row is {windows}", f"rows are {windows}"),
+        *counts.long.sentence(f"row is {long}", f"rows are {long}"),
     ]

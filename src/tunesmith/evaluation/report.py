@@ -10,6 +10,7 @@ from pathlib import Path
 from tunesmith.evaluation.report_curves import curves_section
 from tunesmith.evaluation.report_facts import environment_section, notices_section, settings_section, use_section
 from tunesmith.evaluation.report_metrics import metrics_section, read_families
+from tunesmith.evaluation.report_reward import reward_section
 from tunesmith.evaluation.report_run import RunRecord, read_run
 from tunesmith.evaluation.report_samples import samples_section
 from tunesmith.evaluation.report_verdict import header, run_name, tiles
@@ -39,6 +40,7 @@ def render(run: RunRecord) -> str:
     families = read_families(run)
     sections = [
         ("Measured before and after", metrics_section(families)),
+        ("The reward model on held-out rows", reward_section(run.results.get("reward"))),
         ("The same prompts, before and after", samples_section(run.results.get("samples"))),
         ("What was trained, and why so", settings_section(run)),
         ("How training went", curves_section(run)),

@@ -55,7 +55,9 @@ def _loss(run: RunRecord) -> str:
     measured = _of_evaluations(run).get("validation_loss", [])
     validation = Series("validation", downsample(measured), "validation", dots=len(measured) <= MOST_DOTS)
     training = _curves(_of_steps(run, "loss"), "training")
-    return line_chart("Loss", "nats per scored token", [*training, validation], legend=True, resumed=run.resumed)
+    compared = any(_of_steps(run, fact) for fact in ("rewards_margins", "rewards"))
+    unit = "mean over the rows" if compared else "nats per scored token"
+    return line_chart("Loss", unit, [*training, validation], legend=True, resumed=run.resumed)
 
 
 def _metrics(run: RunRecord) -> list[str]:

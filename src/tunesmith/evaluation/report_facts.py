@@ -66,7 +66,13 @@ def use_section(run: RunRecord) -> str:
                 "go on from the last checkpoint",
             )
         )
-    if (run.folder / "result").is_dir():
+    if (run.folder / "result").is_dir() and "reward" in run.results:  # a reward model, which does not talk
+        commands.append((f"tunesmith score {folder} --data rows.jsonl", "score answers"))
+        prompt = shlex.quote(_example_prompt(run))
+        commands.append(
+            (f"tunesmith generate MODEL --prompt {prompt} --best-of 8 --reward {folder}", "the best of eight answers")
+        )
+    elif (run.folder / "result").is_dir():
         commands.append((f"tunesmith chat {folder}", "talk to it"))
         commands.append((f"tunesmith generate {folder} --prompt {shlex.quote(_example_prompt(run))}", "one answer"))
     rows = "".join(f"<dt>{escape(why)}</dt><dd><code>{escape(command)}</code></dd>" for command, why in commands)

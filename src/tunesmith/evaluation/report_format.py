@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable
 
-LESS_IS_BETTER = ("loss", "perplexity", "error", "bits")
+LESS_IS_BETTER = ("loss", "perplexity", "error", "bits", "bias")
+UNBOUNDED = ("margin", "correlation")  # no shares, even where every value happens to lie in 0..1
 
 
 def count(value: float | int | None) -> str:
@@ -85,7 +86,11 @@ def less_is_better(metric: str) -> bool:
 
 def is_fraction(metric: str, values: Iterable[float]) -> bool:
     """Return whether the metric reads as a percentage: more is better, and every value lies in 0..1."""
-    return not less_is_better(metric) and all(0 <= value <= 1 for value in values)
+    return (
+        not less_is_better(metric)
+        and not any(word in metric for word in UNBOUNDED)
+        and all(0 <= value <= 1 for value in values)
+    )
 
 
 def setting(value: object) -> str:

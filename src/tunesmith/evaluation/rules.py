@@ -64,6 +64,11 @@ def excludes(answer: str, *, texts: list[str]) -> float:
     return float(not texts or all(contains(answer, texts=[t]) == 0 for t in texts))
 
 
+def ends_with(answer: str, *, texts: list[str]) -> float:
+    """1 if the answer ends with one of `texts`, closing marks included; white space after it does not count."""
+    return float(answer.rstrip().endswith(tuple(texts)))
+
+
 def number(answer: str, *, value: float) -> float:
     """1 if the last number in the answer equals `value` (to 1e-9 of its size); thousands may have commas."""
     found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer)
@@ -124,8 +129,10 @@ def all_of(answer: str, *, rules: list[dict[str, Any]]) -> float:
 
 RULES: dict[str, Callable[..., float]] = {
     f.__name__: f
-    for f in (exact, same_words, contains, excludes, number, json_equal, tool_call, n_words, max_words, items, all_of)
-}
+    for f in (
+        exact, same_words, contains, excludes, ends_with, number, json_equal, tool_call, n_words, max_words, items, all_of,
+    )
+}  # fmt: skip
 
 _WANTED: dict[Any, str] = {
     list[str]: "a list of texts",

@@ -8,6 +8,7 @@ from typing import Any
 from tunesmith.errors import InputError, did_you_mean
 from tunesmith.model import bottleneck, new_tokens, token_files
 from tunesmith.model.loading import adapter_config, safetensors_shapes
+from tunesmith.model.reward_config import TASK, is_scorer
 from tunesmith.model.token_files import BESIDE, WEIGHTS
 
 UNMATCHED = (
@@ -38,8 +39,10 @@ def kind(adapter: str) -> str:
         hint = did_you_mean(str(found), known) or f" PEFT here knows {', '.join(sorted(known))}."
         raise InputError(f"{adapter}/adapter_config.json has {said}, which cannot be loaded.{hint}")
     task = config.get("task_type")
-    if task not in (None, "CAUSAL_LM"):
-        raise InputError(f"{adapter} is an adapter for {task}; tunesmith trains models that write (CAUSAL_LM).")
+    if task not in (None, "CAUSAL_LM", TASK):
+        raise InputError(
+            f"{adapter} is an adapter for {task}; tunesmith trains models that write (CAUSAL_LM) or score answers ({TASK})."
+        )
     return str(found)
 
 
@@ -52,6 +55,11 @@ def check(adapter: str, base: Any, name: str) -> None:
     import torch
 
     sort = kind(adapter)
+    if adapter_config(adapter).get("task_type") == TASK and not is_scorer(base):
+        raise InputError(
+            f"{adapter} is an adapter for SEQ_CLS, a reward model's: it scores answers and writes none; give one that writes, or use it "
+            "with tunesmith score."
+        )
     file = Path(adapter) / WEIGHTS
     if not file.is_file():
         return  # a folder in the hub's cache, which PEFT reads
@@ -90,7 +98,7 @@ def check(adapter: str, base: Any, name: str) -> None:
 
 def _loaded(adapter: str, base: Any, name: str, tensors: dict[str, Any], trained_on: str) -> tuple[set[str], set[str]]:
     """Return the tensors the file lacks, and those that belong nowhere, by PEFT's own loading on the model without memory."""
-    from peft import PeftModelForCausalLM, set_peft_model_state_dict
+    from peft import PeftModelForCausalLM, PeftModelForSequenceClassification, set_peft_model_state_dict
 
     try:
         config = _peft_config(adapter)
@@ -105,7 +113,8 @@ def _loaded(adapter: str, base: Any, name: str, tensors: dict[str, Any], trained
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            adapted = PeftModelForCausalLM(base, config, autocast_adapter_dtype=False)
+            made = PeftModelForSequenceClassification if config.task_type == TASK else PeftModelForCausalLM
+            adapted = made(base, config, autocast_adapter_dtype=False)
         except ValueError as e:
             if not any(words in str(e) for words in UNMATCHED):
                 return set(), set()  # a kind that cannot be built without weights: loading itself will tell

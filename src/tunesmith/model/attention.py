@@ -25,7 +25,8 @@ _opaque = False  # whether compiled code must not look into "flat"
 class Group:
     """`count` segments padded to `length` tokens, which are Segments.index[at : at + count length].
 
-    All continue the same prefix: tokens prefix_start : prefix_start + prefix of the flat batch (prefix 0: none).
+    All continue the same prefix: tokens prefix_start : prefix_start + prefix of the flat batch (prefix 0: none), to which as many
+    keys that none sees are added in front as make it `before` tokens.
     """
 
     at: int
@@ -33,6 +34,7 @@ class Group:
     length: int
     prefix_start: int
     prefix: int
+    before: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def plan(lengths: tuple[int, ...], cu_seqlens: Tensor, parents: tuple[int, ...] 
         last = first + 1
         while last < min(len(lengths), first + most) and kinds[last] == kinds[first]:
             last += 1
-        groups.append(Group(at, last - first, length, starts[parent] if prefix else 0, prefix))
+        groups.append(Group(at, last - first, length, starts[parent] if prefix else 0, prefix, _padded(prefix)))
         for s in range(first, last):
             index += [np.arange(starts[s], starts[s + 1]), np.full(length - lengths[s], starts[-1])]
         first, at = last, at + (last - first) * length

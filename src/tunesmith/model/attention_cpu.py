@@ -33,7 +33,7 @@ class Terms:
 
 
 class Tile(NamedTuple):
-    """Queries first:last of each segment of a group, and keys low:high of [its prefix; itself].
+    """Queries first:last of each segment of a group, and keys low:high of [filling; its prefix; itself].
 
     rows (K count (last-first),): where the queries are in (T,K,...) laid end to end, heads that share a key side by side; padding
     is behind the last token. start: where the tile's results begin when those of all tiles are laid end to end.
@@ -115,9 +115,10 @@ class _Attention(torch.autograd.Function):
                 dvg[:, seen] += torch.bmm(_dropped(p, tile, terms).transpose(1, 2), dob)
                 order.append(tile.rows)
             for total, part, parts in ((0, dkg, dks), (1, dvg, dvs)):
-                parts.append(part[:, g.prefix :].to(k.dtype).reshape(-1, width))
+                parts.append(part[:, g.before :].to(k.dtype).reshape(-1, width))
                 if past is not None and g.prefix:
-                    shared = part[:, : g.prefix].reshape(kv_heads, g.count, g.prefix, width).sum(1, dtype=wide)
+                    shared = part[:, g.before - g.prefix : g.before].reshape(kv_heads, g.count, g.prefix, width)
+                    shared = shared.sum(1, dtype=wide)
                     past[total, g.prefix_start : g.prefix_start + g.prefix] += shared.transpose(0, 1)
             own_order.append(own)
         dq = _restore(dqs, order, q, kv_heads)
@@ -129,7 +130,7 @@ class _Attention(torch.autograd.Function):
 
 def _keeps(g: "Group", terms: Terms) -> bool:
     """Whether the forward keeps the probabilities; the derivative of a soft-cap needs the scores again anyway."""
-    return terms.softcap is None and g.prefix + g.length <= LONG
+    return terms.softcap is None and g.before + g.length <= LONG
 
 
 def _groups(segments: "Segments", kv_heads: int, terms: Terms) -> Iterator[tuple["Group", Tensor, Tensor, list[Tile]]]:
@@ -140,14 +141,15 @@ def _groups(segments: "Segments", kv_heads: int, terms: Terms) -> Iterator[tuple
         own = rows[:, g.at : g.at + g.count * g.length].view(kv_heads, g.count, g.length)
         keys = own
         if g.prefix:
-            prefix = torch.arange(g.prefix_start, g.prefix_start + g.prefix, device=heads.device) * kv_heads + heads
+            end = g.prefix_start + g.prefix
+            prefix = torch.arange(end - g.before, end, device=heads.device).clamp_(min=0) * kv_heads + heads
             keys = torch.cat([prefix[:, None].expand(-1, g.count, -1), own], -1)
         tiles = []
         for first in range(0, g.length, BLOCK):
             last = min(first + BLOCK, g.length)
-            low = 0 if terms.window is None else max(0, g.prefix + first - terms.window + 1)
+            low = 0 if terms.window is None else max(0, g.before + first - terms.window + 1)
             start = kv_heads * (g.at + g.count * first)
-            tiles.append(Tile(g, own[:, :, first:last].reshape(-1), start, first, last, low, g.prefix + last))
+            tiles.append(Tile(g, own[:, :, first:last].reshape(-1), start, first, last, low, g.before + last))
         yield g, own.reshape(-1), keys.reshape(-1), tiles
 
 
@@ -175,6 +177,9 @@ def _probabilities(
     count, queries = tile.group.count, tile.last - tile.first
     hidden = _hidden(tile, terms.window, q.dtype, q.device)
     scores.view(len(scores), queries, -1, keys.shape[1])[..., -hidden.shape[-1] :].add_(hidden)
+    filling = tile.group.before - tile.group.prefix - tile.low
+    if filling > 0:
+        scores[..., :filling] = float("-inf")
     if sinks is not None:
         column = sinks.to(q.dtype).view(len(q) // count, 1, 1, -1).expand(-1, count, queries, -1)
         scores = torch.cat([scores, column.reshape(*scores.shape[:2], 1)], -1)

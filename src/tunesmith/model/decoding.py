@@ -181,6 +181,12 @@ class Watch:
         self.done = [False] * len(batch.rows)
         self.prompt_width = 0
 
+    def of(self, batch: Batch) -> "Watch":
+        """Return the same for other rows."""
+        other = Watch(self.tokenizer, batch, self.stop, self.ends, self.on_token)
+        other.prompt_width = self.prompt_width
+        return other
+
     def __call__(self, input_ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
         import torch
 

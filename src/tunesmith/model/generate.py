@@ -64,7 +64,7 @@ def generate(
     InputError for a prompt that leaves no room in the context, and for sampling values out of range.
     """
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
+    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size, seed)
     ends = end_tokens(model, tokenizer)
     lengths = [len(p) for p in prompts]
     batches = _plan(lengths, max_new_tokens, context_length(model), batch_size, _alike_beyond(model))
@@ -160,6 +160,7 @@ def check_sampling(
     repetition_penalty: float = 1.0,
     stop: Sequence[str] = (),
     batch_size: int | None = None,
+    seed: int | Sequence[int] = 0,
 ) -> None:
     """InputError naming the first sampling value that is out of range."""
     rules = (
@@ -169,6 +170,7 @@ def check_sampling(
         ("top_k", top_k, top_k >= 0, "0 (all) or more"),
         ("repetition_penalty", repetition_penalty, repetition_penalty > 0, "above 0 (1: none)"),
         ("batch_size", batch_size, batch_size is None or batch_size >= 1, "at least 1"),
+        ("seed", seed, not isinstance(seed, int) or seed >= 0, "0 or more"),
         ("stop", "an empty string", all(stop), "text"),
     )
     for name, value, right, wanted in rules:
@@ -231,11 +233,12 @@ def _run(
     processors: Processors,
     watch: Watch,
 ) -> list[list[int]]:
-    """Return the new tokens of a batch, row by row (finished rows go on as padding)."""
+    """Return the new tokens of a batch, row by row; those of finished rows go on with padding."""
     import torch
     from transformers import GenerationConfig
 
     from tunesmith.model import virtual
+    from tunesmith.model.prefill import answer, prefill
 
     width = max(len(prompts[r]) for r in batch.rows)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
@@ -263,6 +266,8 @@ def _run(
         inputs, model = found.prompts(ids, mask), model.get_base_model()
         width, pads = width + found.tokens, pads + found.tokens
     watch.prompt_width = width
+    if found is None and (cache := prefill(model, config, [prompts[r] for r in batch.rows], ids, mask)) is not None:
+        return answer(model, config, batch, ids, mask, cache, processors, watch)
     out = model.generate(
         **inputs,
         generation_config=config,

@@ -1,6 +1,6 @@
 """A model made ready to answer, and the verb `generate`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,14 @@ class Checked:
 
     def load(self) -> Any:
         """Return the model on its device in eval mode, in the checkpoint's own dtype; float32 for small ones on a CPU."""
-        small = self.device == "cpu" and sum(p.numel() for p in loading.structure(self.source).parameters()) <= SMALL
-        model = loading.load_model(self.source, "float32" if small else "auto", device=self.device)
+        model = loading.load_model(self.source, held_in(self.source, self.device), device=self.device)
         return model.to(self.device).eval().requires_grad_(False)
+
+
+def held_in(source: loading.ModelSource, device: str) -> str:
+    """Return the dtype a model answers in: "auto", the checkpoint's own; "float32" for small ones on a CPU."""
+    small = device == "cpu" and sum(p.numel() for p in loading.structure(source).parameters()) <= SMALL
+    return "float32" if small else "auto"
 
 
 def check(model: str, adapter: str | None = None, device: str | None = None, quantize: str | None = None) -> Checked:
@@ -40,17 +45,23 @@ def check(model: str, adapter: str | None = None, device: str | None = None, qua
     source = loading.resolve(model, adapter)
     source = replace(source, quantize=quantization.asked(quantize, source.quantize))
     loading.check_weights(source)
+    tokenizer, notices = loading.load_tokenizer(source)
+    device = choose_device(device)
+    quantization.check(source.quantize, loading.load_config(source), source.base, device, "quantize")
+    return Checked(source, tokenizer, device, notices)
+
+
+def choose_device(device: str | None = None) -> str:
+    """Return the device if it is here (default: an accelerator if there is one); InputError with what is here otherwise."""
     import torch
 
-    tokenizer, notices = loading.load_tokenizer(source)
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device is None:
         device = next(d for d in ("cuda", "mps", "cpu") if present[d])
     if not present.get(device, False):
         known = ", ".join(d for d in DEVICES if present[d])
         raise InputError(f'device "{device}" is not here; this machine has {known}.')
-    quantization.check(source.quantize, loading.load_config(source), source.base, device, "quantize")
-    return Checked(source, tokenizer, device, notices)
+    return device
 
 
 def generate_text(
@@ -62,21 +73,26 @@ def generate_text(
     quantize: str | None = None,
     device: str | None = None,
     max_new_tokens: int = 256,
-    temperature: float = 0.0,
+    temperature: float | None = None,
     top_p: float = 1.0,
     top_k: int = 0,
     repetition_penalty: float = 1.0,
     stop: Sequence[str] = (),
     batch_size: int | None = None,
     seed: int = 0,
+    best_of: int | None = None,
+    reward: str | None = None,
+    told: Callable[[str], None] = lambda said: None,
 ) -> dict[str, Any]:
     """Answer one prompt, or every row of `data` (a path, hub id, or list of them, as training reads it).
 
     A row's prompt is all before its last trained assistant turn, or what a prompt, verdict or preference row asks; a row of plain
     text is continued. Returns {"answers": [{"prompt" (the last message asked), "answer", and for rows "file" and "row"}],
     "notices": [sentence]}. Of several adapters (folders or NAME=DIR; "none": the base alone) each answers every prompt, and an answer has
-    its "adapter". quantize: as in `check`. Sampling as in tunesmith.model.generate.generate. InputError for anything wrong,
-    before weights are loaded.
+    its "adapter". quantize: as in `check`. Sampling as in tunesmith.model.generate.generate, at temperature 0 unless said.
+
+    best_of: so many answers are sampled (at temperature 1 unless said) and the best by `reward` is given, as
+    tunesmith.rewarding.best_of.answer_best says; `told` hears how far it is. InputError for anything wrong, before weights load.
     """
     from tunesmith.data.sources import load
     from tunesmith.model import many
@@ -87,8 +103,16 @@ def generate_text(
     if any("\ud800" <= c <= "\udfff" for c in prompt or ""):  # bytes of another encoding, as Python keeps them
         raise InputError("the prompt is no UTF-8 text; set the terminal to UTF-8, or put the prompt into a file.")
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size)
     adapters = many.named(adapter)
+    if best_of is not None or reward is not None:
+        from tunesmith.rewarding.best_of import answer_best
+        from tunesmith.rewarding.candidates import Sampling
+
+        warm = 1.0 if temperature is None else temperature
+        sampling = Sampling(max_new_tokens, warm, top_p, top_k, repetition_penalty, stop, seed)
+        return answer_best(model, best_of, reward, prompt, data, adapters, quantize, device, sampling, told)
+    temperature = temperature or 0.0
+    check_sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, batch_size, seed)
     for folder in adapters.values() or [None]:
         loading.resolve(
             model, folder

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import InputError, did_you_mean
-from tunesmith.model import quantize
+from tunesmith.model import quantize, reward_config
+from tunesmith.model.load_report import new_head
 from tunesmith.model.quantize import Quantization
+from tunesmith.model.reward_config import Attributes
 
 STARTER = Path(__file__).parent.parent / "starter" / "model"
 QUANTIZATION = "quantization.json"  # beside an adapter: transformers' quantization_config of the base it is for
@@ -32,12 +34,14 @@ PLAIN_TEMPLATE = (
 class ModelSource:
     """`base` is a local folder or a hub id in transformers' format; `adapter` a PEFT folder on top of it, if any.
 
-    quantize: how the base is quantised when it is loaded; of an adapter's folder that the base it was trained on was.
+    quantize: how the base is quantised when it is loaded; of an adapter's folder that the base it was trained on was. attributes: what a
+    reward model scores (tunesmith.model.reward_config); () for a model that writes.
     """
 
     base: str
     adapter: str | None = None
     quantize: Quantization | None = None
+    attributes: Attributes = ()
 
 
 def resolve(model: str, adapter: str | None = None) -> ModelSource:
@@ -169,11 +173,29 @@ def load_tokenizer(source: ModelSource) -> tuple[Any, list[str]]:
 
 
 def load_config(source: ModelSource) -> Any:
-    """Return the base model's transformers config."""
+    """Return the base model's transformers config, a reward model's as its run or its adapter has it.
+
+    InputError where transformers cannot make a reward model of the base.
+    """
+    config = base_config(source)
+    if source.attributes:
+        return reward_config.made(config, source.attributes, source.adapter, source.base)
+    return config
+
+
+def base_config(source: ModelSource) -> Any:
+    """Return the base model's transformers config as its folder has it."""
     from transformers import AutoConfig
 
     with _one_sentence(source.base, "config"):
         return AutoConfig.from_pretrained(source.base, local_files_only=unreachable(source.base))
+
+
+def auto_class(source: ModelSource) -> Any:
+    """Return the class of transformers that loads the base."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification if source.attributes else AutoModelForCausalLM
 
 
 def unreachable(model: str) -> bool:
@@ -269,13 +291,14 @@ def count_weights(file: Path) -> int:
 
 
 def structure(source: ModelSource) -> Any:
-    """Return the base model without memory for its weights, on device "meta"."""
+    """Return the base model without memory for its weights, on device "meta"; InputError for one that scores where it is to write."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     config = load_config(source)
+    if not source.attributes:
+        reward_config.refuse(config, source.adapter or source.base)
     with _one_sentence(source.base, "config"), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return auto_class(source).from_config(config)
 
 
 def load_model(
@@ -285,7 +308,7 @@ def load_model(
     trainable: bool = False,
     device: str = "cpu",
 ) -> Any:
-    """Return the causal language model in `dtype` ("auto", "bfloat16", "float32"), adapter attached and frozen.
+    """Return the causal language model, or the reward model, in `dtype` ("auto", "bfloat16", "float32"), adapter attached and frozen.
 
     It is on the CPU, but quantised on `device`, tensor by tensor, where source.quantize says so. Quantising freezes it.
 
@@ -293,6 +316,8 @@ def load_model(
     weights, and no others, are to be trained. InputError, before a weight is loaded, where the adapter does not fit the base.
     """
     check_weights(source)
+    if not source.attributes:
+        reward_config.refuse(base_config(source), source.adapter or source.base)
     if source.adapter:
         from tunesmith.model import adapter_files
 
@@ -307,23 +332,26 @@ def load_model(
 
 def _load_base(source: ModelSource, dtype: str, attention: str | None, device: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    local = unreachable(source.base)
+    local, config = unreachable(source.base), load_config(source)
     if source.quantize is not None:
         from tunesmith.model import stream
 
         kind = getattr(torch, dtype, None)
-        return stream.load(source.base, source.quantize, kind, device, attention, local)
+        asked = config if source.attributes else None
+        model = stream.load(source.base, source.quantize, kind, device, attention, local, asked)
+        return reward_config.begun(model, base_config(source)) if source.attributes else model
     kwargs = {} if attention is None else {"attn_implementation": attention}
-    model = AutoModelForCausalLM.from_pretrained(
-        source.base, dtype=dtype, use_safetensors=True, local_files_only=local, **kwargs
-    )
+    kwargs |= {"config": config} if source.attributes else {}
+    with new_head() if source.attributes else contextlib.nullcontext():
+        model = auto_class(source).from_pretrained(
+            source.base, dtype=dtype, use_safetensors=True, local_files_only=local, **kwargs
+        )
     if getattr(model, "is_quantized", False):  # by its own files
         from tunesmith.model.quantized_layers import prepare_layers
 
         prepare_layers(model)
-    return model
+    return reward_config.begun(model, base_config(source)) if source.attributes else model
 
 
 class _one_sentence:  # noqa: N801 (reads as a statement)

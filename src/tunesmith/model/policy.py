@@ -61,6 +61,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.flat, self.own, self.trunk = flat, own, trunk
+        self.links = flat  # whether what several sequences begin with may run once for all
         self.multiple = 1  # of tokens that batches should have
         self._fill = 1  # of tokens and virtual ones, where these run as tokens do
         self.keep_hidden = False
@@ -69,6 +70,11 @@ class Policy(nn.Module):
         self.router_load: Tensor | None = None
         self._routed: list[tuple[Tensor, Tensor]] = []
         self._turn = _rope_turn(self.transformer.config.get_text_config())
+
+    @classmethod
+    def plain(cls, model: Any) -> "Policy":
+        """Return a policy that runs the model as transformers does: what a probe compares with."""
+        return cls(model, flat=False, trunk=False)
 
     @property
     def virtual(self) -> Virtual | None:
@@ -116,9 +122,10 @@ class Policy(nn.Module):
             self._kept = hidden
         return self._logps(hidden, batch.target_ids)
 
-    def take_hidden(self) -> Tensor | None:
-        """Return the last forward's hidden states of the scored positions, (N,H), once; None where none were kept."""
-        kept, self._kept = self._kept, None
+    def take_hidden(self, leave: bool = False) -> Tensor | None:
+        """Return the last forward's hidden states of the scored positions, (N,H), once (leave: for somebody else too); None where none
+        were kept."""
+        kept, self._kept = self._kept, self._kept if leave else None
         return kept
 
     def _hidden(self, batch: FlatBatch) -> Tensor:
@@ -206,7 +213,7 @@ class Policy(nn.Module):
 
         def run() -> Iterator[Tensor]:
             for rows in (g.to(device) for g in groups):
-                inputs, often, first = _inputs(batch.ids[rows.take], rows.real.long(), found)
+                inputs, often, first = inputs_of(batch.ids[rows.take], rows.real.long(), found)
                 outputs = self._run(module, often.flatten(), **inputs)
                 yield getattr(outputs, output)[:, first:].flatten(0, 1)[rows.own]
 
@@ -281,7 +288,7 @@ class Policy(nn.Module):
                 self.transformer.set_attn_implementation("flat")
 
 
-def _inputs(ids: Tensor, mask: Tensor, found: Virtual | None) -> tuple[dict[str, Any], Tensor, int]:
+def inputs_of(ids: Tensor, mask: Tensor, found: Virtual | None) -> tuple[dict[str, Any], Tensor, int]:
     """Return a model's inputs for padded rows `ids` (B,L), which of its tokens count (B,...), and where its outputs of `ids` begin.
 
     With virtual tokens before every row, as PEFT's own forward has them.
@@ -314,27 +321,34 @@ def _rope_turn(config: Any) -> int | None:
     return min(lengths, default=None)
 
 
-def make_policy(model: Any) -> tuple[Policy, str]:
+def make_policy(model: Any, kind: type[Policy] = Policy) -> tuple[Policy, str]:
     """Return the policy and a sentence on how it runs: flat where a probe shows that to be exact, padded otherwise.
 
     The probe (tunesmith.model.probe) compares the log-probs of random segments and prefix links, laid end to end, with the model's
-    own forward on each sequence alone, with every attention window shortened so that sequences are longer than it.
+    own forward on each sequence alone, with every attention window shortened so that sequences are longer than it. Where only the
+    links differ it runs flat without.
     """
     attention.register()
-    whole = Policy(model, flat=False, trunk=False)
+    whole = kind.plain(model)
     if getattr(whole.transformer.config.get_text_config(), "attn_logit_softcapping", None):
         # transformers 5.17 would take SDPA, which leaves the cap out
         whole.transformer.set_attn_implementation("eager")
     own = whole.transformer.config._attn_implementation
-    policy = Policy(model, own=own)
-    if policy.router is not None:
+    policy = kind(model, own=own)
+    if policy.router is not None and kind is Policy:  # a classifier's own forward does not give that loss
         router.check(whole.transformer, policy.router, probe.random_ids(whole, 64)[None])
     probe.check_causal(whole)
-    why = probe.difference(policy, whole, own)
+    why = linked = probe.difference(policy, whole, own)
+    if linked:
+        policy.links = False
+        why = probe.difference(policy, whole, own)
     if not why:
         if next(policy.parameters()).device.type == "cpu":
             policy.fill_up()
-        return policy, "flat batches, no padding: a probe found them exact for this model"
+        unshared = (
+            f"; what rows begin with in common runs for each, for shared it is not exact ({linked})" if linked else ""
+        )
+        return policy, f"flat batches, no padding: a probe found them exact for this model{unshared}"
     policy.flat = False
     policy.trunk = not probe.difference(policy, whole, own)
     return policy, f"padded batches: flat ones are not exact for this model ({why})"

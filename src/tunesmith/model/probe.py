@@ -22,7 +22,8 @@ WORDS = ("sliding_window", "attention_chunk_size")
 
 
 def difference(policy: "Policy", whole: "Policy", own: str) -> str:
-    """Return why `policy` cannot run as it is set to, or nothing; a flat policy that can has attention "flat" afterwards.
+    """Return why `policy` cannot run as it is set to, or nothing; a flat policy that can has attention "flat" afterwards. Of one
+    that is set to run without links none are tried.
 
     How far rounding alone takes log-probs differs from model to model, so it is measured: on average at most 3 times as far as
     the model is from itself under transformers' eager attention, or after a change of its input embeddings by a last bit
@@ -36,7 +37,8 @@ def difference(policy: "Policy", whole: "Policy", own: str) -> str:
     limit = (getattr(config, "max_position_embeddings", None) or 1024) - virtual.count(whole.model)
     lengths = LENGTHS if limit >= LENGTHS[0] else tuple(max(1, n * limit // LENGTHS[0]) for n in LENGTHS)
     device, why = next(whole.parameters()).device, ""
-    batch = flat_batch(random_ids(whole, sum(lengths)).cpu(), lengths, PARENTS).to(device)
+    parents = (-1,) * len(lengths) if policy.flat and not policy.links else PARENTS
+    batch = flat_batch(random_ids(whole, sum(lengths)).cpu(), lengths, parents).to(device)
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []), short_windows(model):
             whole.eval()

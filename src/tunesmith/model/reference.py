@@ -30,10 +30,10 @@ class Reference:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.copies: Copies | None = None
-        changing = [p for _, p in _changing(policy)]
+        changing = [p for _, p in what_changes(policy)]
         size = sum(p.numel() * p.element_size() for p in changing)
         self.bytes, how = 0, "the model with its adapter switched off, which takes no memory"
-        if not _off_is_the_start(policy):
+        if not off_is_the_start(policy):
             self.copies = _copied(policy)
             self.bytes = size
             how = f"a frozen copy of the {count(sum(p.numel() for p in changing))} weights that are trained ({memory(size)})"
@@ -76,13 +76,13 @@ class Reference:
             policy.train(training)
 
 
-def _changing(policy: Policy) -> list[tuple[str, Tensor]]:
+def what_changes(policy: Policy) -> list[tuple[str, Tensor]]:
     """Return what training changes: the trained parameters, and the number of ranks that AdaLoRA scales by."""
     return [(n, p) for n, p in policy.named_parameters() if p.requires_grad or ".ranknum." in n]
 
 
 def _copied(policy: Policy) -> Copies:
-    return {n: p.detach().clone() for n, p in _changing(policy)}
+    return {n: p.detach().clone() for n, p in what_changes(policy)}
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _off(policy: Policy) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _off_is_the_start(policy: Policy) -> bool:
+def off_is_the_start(policy: Policy) -> bool:
     """Whether the switched-off adapter gives the start's log-probs to the bit, also when every trained weight is another.
 
     It is tried, on random tokens and with other numbers in the trained weights, so that no list of kinds has to be right.
@@ -119,7 +119,7 @@ def _off_is_the_start(policy: Policy) -> bool:
     policy.eval()
     try:
         began = policy(batch)
-        others = {n: p + 1 for n, p in _changing(policy)}
+        others = {n: p + 1 for n, p in what_changes(policy)}
         with _swapped(policy, others), _off(policy):
             return torch.equal(policy(batch), began)
     finally:

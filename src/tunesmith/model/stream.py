@@ -16,22 +16,30 @@ from tunesmith.model.quantized_layers import mark, quantized, targets
 METHOD = "tunesmith"  # under which our way of quantising is registered with transformers while a model loads
 
 
-def load(base: str, how: Quantization, dtype: Any, device: str, attention: str | None, local: bool) -> Any:
+def load(
+    base: str, how: Quantization, dtype: Any, device: str, attention: str | None, local: bool, config: Any = None
+) -> Any:
     """Return the causal language model of a folder or hub id (`local`: of its cache) quantised on `device`, in `dtype`, in eval mode.
 
-    dtype: torch's; None: the checkpoint's own.
+    dtype: torch's; None: the checkpoint's own. config: a reward model's, which is loaded instead (reward_config).
     """
     from safetensors import safe_open
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoConfig,
+        GenerationConfig,
+    )
 
-    config = AutoConfig.from_pretrained(base, local_files_only=local)
+    known = MODEL_FOR_CAUSAL_LM_MAPPING if config is None else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    config = config or AutoConfig.from_pretrained(base, local_files_only=local)
     files = [safe_open(file, framework="pt", backend="pread") for file in weight_files(base, local)]
     tensors = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
     dtype = dtype or config.dtype or _floating(tensors)
     kwargs: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if device != "cpu":
         kwargs["device_map"] = {"": device}
-    loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    loader = known[type(config)]
     model = loader.from_pretrained(
         None, config=config, state_dict=tensors, dtype=dtype, quantization_config=_config(how), **kwargs
     )

@@ -26,19 +26,24 @@ def write_data(folder: Path, seed: int = 0, n_train: int = 4000, n_heldout: int 
     theirs is in any other file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    talk = n_train // CHATS
-    train = rows(seed, n_train - talk, held=False) + chats(seed, talk, held=False)
-    Random(f"tunesmith starter order {seed}").shuffle(train)
     pairs = preferences(seed, max(1000, n_train // 3))
     sets: dict[str, Iterable[Row]] = {
-        "train": train,
+        "train": instructions(seed, n_train),
         "heldout": rows(seed, n_heldout, held=True),
         "chats": chats(seed + 1, max(1, n_train // 4), held=False),
         "preferences": pairs,
         "verdicts": verdicts(seed, pairs),
         "rewards": rewards(seed, max(1, n_train // 4)),
     }
-    return {name: _write(folder / f"{name}.jsonl", made) for name, made in sets.items()}
+    return {name: write_rows(folder / f"{name}.jsonl", made) for name, made in sets.items()}
+
+
+def instructions(seed: int, n: int) -> list[Row]:
+    """Return n rows for tuning, one in ten a chat."""
+    talk = n // CHATS
+    made = rows(seed, n - talk, held=False) + chats(seed, talk, held=False)
+    Random(f"tunesmith starter order {seed}").shuffle(made)
+    return made
 
 
 def preferences(seed: int, n: int) -> list[Row]:
@@ -89,7 +94,8 @@ def _kept(r: Row) -> Row:
     return {k: r[k] for k in ("tools", "category", "items") if k in r}
 
 
-def _write(path: Path, made: Iterable[Row]) -> Path:
+def write_rows(path: Path, made: Iterable[Row]) -> Path:
+    """Write the rows as JSONL and return the path."""
     with path.open("w", encoding="utf-8") as f:
         for r in made:
             f.write(json.dumps(r, ensure_ascii=False) + "\n")

@@ -95,7 +95,11 @@ def sentiment(rng: Random, held: bool) -> Row:
     answer = f"The feeling is {'good' if happy else 'bad'}."
     user = ask.format(told[0].upper() + told[1:])
     return row(
-        "sentiment", user, answer, {"rule": "exact", "answers": [answer]}, [f"sentiment {s} {o}" for s, o in clauses]
+        "sentiment",
+        user,
+        answer,
+        {"rule": "same_words", "answers": [answer]},
+        [f"sentiment {s} {o}" for s, o in clauses],
     )
 
 

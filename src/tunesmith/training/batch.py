@@ -1,8 +1,7 @@
 """From examples to micro-batches: rows to a step, packing inside it, and the flat batch every objective consumes."""
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,10 @@ from torch import Tensor
 from tunesmith.data.records import Examples
 from tunesmith.model.attention import Segments, plan
 from tunesmith.model.layout import moved
-from tunesmith.training.links import Cluster, find_clusters
+from tunesmith.training import answers
+from tunesmith.training.answers import Answers
+from tunesmith.training.arrange import arrange
+from tunesmith.training.links import Cluster
 
 Indices = npt.NDArray[np.int64]
 
@@ -26,7 +28,9 @@ class FlatBatch:
     parents[s] is -1, or the earlier segment that s continues (one level): s attends to it and its positions go on behind it;
     segments, the plan of attention over all that. target_index (N,) int64, the token whose hidden state predicts target n
     (several may share one); target_ids (N,) int64; weights (N,) float32; target_example (N,) int64, on the host: whose target it is.
-    padding: the last segment, of so many tokens, belongs to no example (0: there is none).
+    padding: the last segment, of so many tokens, belongs to no example (0: there is none). answers: who is compared with whom, where
+    the examples are answers; constants: by name a number for each target, (N,). trained: whether gradients are asked of it (a step's
+    first pass over what only measures, as KTO's mismatched answers, asks none).
     """
 
     ids: Tensor
@@ -40,18 +44,25 @@ class FlatBatch:
     segments: Segments
     target_example: Indices
     padding: int = 0
+    answers: Answers | None = None
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    trained: bool = True
 
     def to(self, device: torch.device) -> "FlatBatch":
         """Return the batch on `device`; a GPU's copies queue behind its work, and the host waits for neither."""
         if device.type == "cpu":
             return self
         tensors: dict[str, Any] = {name: moved(t, device) for name, t in _tensors(self).items()}
-        return replace(self, segments=self.segments.to(device), **tensors)
+        constants = {name: moved(t, device) for name, t in self.constants.items()}
+        answers = self.answers and self.answers.to(device)
+        return replace(self, segments=self.segments.to(device), answers=answers, constants=constants, **tensors)
 
     def pin_memory(self) -> "FlatBatch":
         """Return the batch in page-locked host memory, so that `to` only has to queue its copies."""
         own, plans = ({n: t.pin_memory() for n, t in _tensors(x).items()} for x in (self, self.segments))
-        return replace(self, segments=replace(self.segments, **plans), **own)
+        constants = {name: t.pin_memory() for name, t in self.constants.items()}
+        answers = self.answers and self.answers.pin_memory()
+        return replace(self, segments=replace(self.segments, **plans), answers=answers, constants=constants, **own)
 
 
 def _tensors(holder: Any) -> dict[str, Any]:
@@ -90,6 +101,8 @@ def collate(examples: Examples, indices: Indices, clusters: Sequence[Cluster] = 
     place = position + np.where(inside, np.repeat(starts[root_of], n), np.repeat(starts[rest] - length[root_of], n))
     targets = np.flatnonzero(examples.scored[position + np.repeat(offsets[rows], n)] & (position > 0))
     cu_seqlens = torch.from_numpy(starts.astype(np.int32))
+    of_target = np.repeat(np.arange(len(rows)), n)[targets]
+    last = place[np.cumsum(n) - 1]
     return FlatBatch(
         ids=ids,
         positions=torch.from_numpy(within + np.repeat(first, length)),
@@ -100,9 +113,19 @@ def collate(examples: Examples, indices: Indices, clusters: Sequence[Cluster] = 
         lengths=tuple(length.tolist()),
         parents=tuple(parents.tolist()),
         segments=plan(tuple(length.tolist()), cu_seqlens, tuple(parents.tolist())),
-        target_example=np.repeat(rows, n)[targets],
+        target_example=rows[of_target],
         padding=padding,
+        answers=None if examples.groups is None else answers.find(examples, rows, last, of_target),
+        constants=_constants(examples, rows),
     )
+
+
+def _constants(examples: Examples, rows: Indices) -> dict[str, Tensor]:
+    """Return what is known of each scored token of the examples `rows`, laid end to end."""
+    if not examples.constants:
+        return {}
+    of = [slice(examples.scored_offsets[row], examples.scored_offsets[row + 1]) for row in rows.tolist()]
+    return {k: torch.from_numpy(np.concatenate([v[s] for s in of])) for k, v in examples.constants.items()}
 
 
 def _lengths(examples: Examples, rows: Indices) -> Indices:
@@ -111,51 +134,10 @@ def _lengths(examples: Examples, rows: Indices) -> Indices:
     return found
 
 
-def pack(lengths: npt.NDArray[np.int64], capacity: int) -> list[Indices]:
-    """Best-fit-decreasing: return bins of row numbers whose lengths sum to at most `capacity` (a longer row alone).
-
-    Deterministic: ties go to the earlier row and the earlier bin.
-    """
-    bins: list[list[int]] = []
-    room: list[
-        tuple[int, int]
-    ] = []  # (tokens free, bin), sorted: the first with enough room is the fullest that has it
-    for row in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[row])
-        at = bisect_left(room, (length, 0))
-        free, best = room.pop(at) if at < len(room) else (capacity, len(bins))
-        if best == len(bins):
-            bins.append([])
-        bins[best].append(row)
-        insort(room, (free - length, best))
-    return [np.array(b, dtype=np.int64) for b in bins]
-
-
-def arrange(
-    examples: Examples, rows: Indices, capacity: int, link: bool = False
-) -> list[tuple[Indices, list[Cluster]]]:
-    """Return what `collate` makes micro-batches of at most `capacity` tokens of, which together hold exactly the examples `rows`.
-
-    link: tokens that several of the examples begin with run once for all of those in a batch.
-    """
-    alone, clusters = find_clusters(examples, rows) if link else (rows, [])
-    parts = [Cluster(alone[i : i + 1], 0) for i in range(len(alone))]
-    for c in clusters:  # one that does not fit is cut into several, each with the prefix
-        for chosen in pack(_lengths(examples, c.rows) - c.shared, capacity - c.shared):
-            parts.append(Cluster(c.rows[chosen], c.shared if len(chosen) > 1 else 0))
-    costs = np.array([c.shared + int((_lengths(examples, c.rows) - c.shared).sum()) for c in parts], dtype=np.int64)
-    batches = []
-    for chosen in pack(costs, capacity):
-        here = [parts[i] for i in chosen]
-        whole = np.concatenate([rows[:0], *(c.rows for c in here if not c.shared)])
-        batches.append((whole, [c for c in here if c.shared]))
-    return batches
-
-
 def microbatches(
     examples: Examples, rows: Indices, capacity: int, link: bool = False, multiple: int = 1
 ) -> Iterator[FlatBatch]:
-    """Yield the flat batches that `arrange` says, each filled up to a `multiple` of tokens."""
+    """Yield the flat batches that `arrange` says of the examples `rows`, each filled up to a `multiple` of tokens."""
     for indices, clusters in arrange(examples, rows, capacity, link):
         yield collate(examples, indices, clusters, multiple)
 

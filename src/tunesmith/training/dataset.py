@@ -1,6 +1,6 @@
 """The rows of a run, each under its set's own objective: checked, rendered, how hard they are, and an epoch's mix told."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from tunesmith import registry
 from tunesmith.config import RunConfig
-from tunesmith.data import work
+from tunesmith.data import mismatched, tally, verdicts, work
 from tunesmith.data.cache import rendered
 from tunesmith.data.formats._common import RowError, json_type
 from tunesmith.data.lazy import Chosen, Origins
@@ -19,6 +19,7 @@ from tunesmith.data.records import KINDS, Examples, Record
 from tunesmith.data.render import Score, check_answers
 from tunesmith.data.sources import Loaded, check_objective
 from tunesmith.errors import InputError
+from tunesmith.training import answers, needs, reward_rows
 
 CARD = "data-card"  # its files in the run's folder, without their ending
 KEPT = ("weight", "cap", "objective", "general")  # keys of an entry that hold for its prepared rows too
@@ -154,6 +155,13 @@ class Tasks:
             own = replace(loaded, files=files)
             check_objective(own, name, self.modules[name].reads)
 
+    def check_answers(self, records: Iterable[Record], section: Mapping[str, Any]) -> None:
+        """InputError where the training `records` cannot teach what the run's `section` objective asks of verdicts, scores or ratings."""
+        module = self.modules[self.objective]
+        needs.check(records, module, section)
+        if getattr(module, "compares", None) == "verdicts":
+            verdicts.check(records, self.objective, getattr(module, "mismatched", False))
+
     def scored(self, source: Indices) -> Scored:
         """Return what is scored of rows of the sets `source`, (rows,)."""
         scores = [self.modules[name].scores for name in self.names]
@@ -199,6 +207,33 @@ def render_tasks(
     return joined, [n for _, _, notices, _ in parts for n in notices], [n for *_, said in parts for n in said]
 
 
+def render_rows(
+    records: Sequence[Record],
+    scored: Scored,
+    tokenizer: Any,
+    max_length: int | None,
+    objective: Any,
+    section: Mapping[str, Any],
+) -> tuple[Examples, list[str], list[str]]:
+    """Return what `render_tasks` returns for the rows of a run's objective, grouped by prompt where that compares answers.
+
+    section: the run file's, of which a reward model's names its attributes.
+    """
+    if not hasattr(objective, "compares"):
+        return render_tasks(records, scored, tokenizer, max_length)
+    if getattr(objective, "model", None) == "reward":
+        examples, notices, said = rendered(records, tokenizer, max_length, objective.scores)
+        told = [n for n in notices if tally.NOTHING not in n]  # what is left out whole is told better
+        examples, left_out = reward_rows.rows(examples, records, objective, section)
+        return examples, told, said + left_out
+    other = getattr(objective, "mismatched", False)
+    asked = mismatched.Mismatched(records) if other else records
+    examples, notices, said = rendered(asked, tokenizer, max_length, "answers")
+    told = [n for n in notices if tally.NOTHING not in n]
+    examples, left_out = answers.grouped(examples, records, mismatched.values if other else None)
+    return examples, told, said + left_out
+
+
 def read_scores(records: Sequence[Record], mixing: Mixing) -> Numbers | None:
     """Return each record's number to go by from easy to hard, (records,), None where no field is asked; RowError where it has none."""
     if mixing.score_field is None:
@@ -224,16 +259,16 @@ def _score(record: Record, name: str) -> float:
 
 
 def difficulty(examples: Examples, mixing: Mixing, scores: Numbers | None) -> Numbers | None:
-    """Return each example's place from easy to hard as a number, (examples,), None without a curriculum."""
+    """Return each row's place from easy to hard as a number, (rows,), None without a curriculum."""
     if mixing.curriculum is None:
         return None
-    return examples.lengths.astype(np.float64) if scores is None else scores[examples.record]
+    return examples.row_lengths.astype(np.float64) if scores is None else scores[examples.row_record]
 
 
-def examples_by_set(examples: Examples, source: Indices, sets: int) -> list[Indices]:
-    """Return the numbers of each set's examples in the order of its records; source (records,) is the set of each record."""
-    by_record = np.argsort(examples.record, kind="stable")
-    of = source[examples.record[by_record]]
+def rows_by_set(examples: Examples, source: Indices, sets: int) -> list[Indices]:
+    """Return the numbers of each set's rows in the order of its records; source (records,) is the set of each record."""
+    by_record = np.argsort(examples.row_record, kind="stable")
+    of = source[examples.row_record[by_record]]
     return [by_record[of == index] for index in range(sets)]
 
 
@@ -246,8 +281,7 @@ def tell_mix(
     paths: what the user calls the sets; all_ and drawn: the numbers of a set's examples, and of those that the epoch has. available
     counts the first, examples the second, rows those records they are made of; share is that of the epoch's tokens.
     """
-    lengths = examples.lengths
-    scored = np.add.reduceat(examples.scored, examples.offsets[:-1], dtype=np.int64)
+    lengths, scored = examples.row_lengths, examples.row_scored
     total = max(sum(int(lengths[d].sum()) for d in drawn), 1)
     mix = []
     for entry, objective, path, own, taken in zip(tasks.entries, tasks.names, paths, all_, drawn, strict=True):
@@ -259,7 +293,7 @@ def tell_mix(
                 "general": bool(entry.get("general")),
                 "available": len(own),
                 "examples": len(taken),
-                "rows": len(np.unique(examples.record[taken])),
+                "rows": len(np.unique(examples.row_record[taken])),
                 "tokens": tokens,
                 "scored_tokens": int(scored[taken].sum()),
                 "share": round(tokens / total, 4),

@@ -47,7 +47,7 @@ class Guard:
         """Return GOOD, LOSS, GRADIENT, SPIKE or OVERFLOW as a float32 (), and remember the step. Waits for nothing."""
         numbers = torch.stack((loss.float(), norm.float()))
         finite = torch.isfinite(numbers)
-        logs = numbers.clamp(min=1e-30).log()
+        logs = _logarithms(numbers)
         verdict = torch.where(self._spike(logs), float(SPIKE), float(GOOD))
         not_finite = torch.where(self.scale > 1, float(OVERFLOW), float(GRADIENT)) if self.scaled else float(GRADIENT)
         verdict = torch.where(finite[1], verdict, not_finite)
@@ -62,7 +62,7 @@ class Guard:
     def foresee(self, loss: Tensor) -> Tensor:
         """Return 1 where the loss alone condemns a step, else 0, as a float32 (); nothing is remembered."""
         known = torch.stack((loss.float(), torch.zeros_like(loss, dtype=torch.float32)))  # of the norm nothing is known
-        return (~torch.isfinite(loss) | self._spike(known.clamp(min=1e-30).log())).float()
+        return (~torch.isfinite(loss) | self._spike(_logarithms(known))).float()
 
     def judge_late(self, loss: Tensor, norm: Tensor, skipped: Tensor) -> Tensor:
         """Judge a step that was made unless `skipped` (), what `foresee` returned: as `judge`, but PART for a gradient, and no SPIKE.
@@ -74,10 +74,11 @@ class Guard:
         return torch.where(skipped != 0, verdict, made)
 
     def _spike(self, logs: Tensor) -> Tensor:
-        n = self.seen.clamp(1, WINDOW)
-        mean = self.window.sum(1) / n
-        deviation = ((self.window**2).sum(1) / n - mean**2).clamp(min=0).sqrt()
-        return ((logs - mean > (SIGMAS * deviation).clamp(min=LEAST)) & (self.seen >= ACTIVE)).any()
+        known = (self._places < self.seen) & ~self.window.isnan()
+        n, window = known.sum(1).clamp(min=1), self.window.nan_to_num()
+        mean = window.sum(1) / n
+        deviation = ((window**2).sum(1) / n - mean**2).clamp(min=0).sqrt()
+        return ((logs - mean > (SIGMAS * deviation).clamp(min=LEAST)) & (n >= ACTIVE)).any()
 
     def _rescale(self, finite: Tensor) -> None:
         self.clean = torch.where(finite, self.clean + 1, 0)
@@ -93,6 +94,11 @@ class Guard:
         """The inverse of state."""
         for name, value in state.items():
             setattr(self, name, value.to(self._places.device))
+
+
+def _logarithms(numbers: Tensor) -> Tensor:
+    """Return log x, NaN of what has none: a loss may be 0 (hinge) or below (robust), of which no spike can be told."""
+    return numbers.where(numbers > 0, torch.nan).log()
 
 
 def ceiling(first: float, uniform: float) -> float:

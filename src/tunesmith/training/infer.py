@@ -17,6 +17,9 @@ from tunesmith.training.parallel import neighbours
 SMALL = 50_000_000  # parameters; below it full fine-tuning costs less than it brings
 
 
+COMPARED = 0.1  # of SFT's learning rate: a comparison moves what SFT made, and a large step undoes it
+
+
 @dataclass(frozen=True, slots=True)
 class Inferred:
     """One inferred value of the run file, by its dotted key."""
@@ -146,7 +149,7 @@ def infer_schedule(config: RunConfig, shape: Shape, machine: Machine, amount: Am
             )
         )
     if "learning_rate" not in config.optimizer:
-        found.append(_of_optimizer(_learning_rate(config, shape), config))
+        found.append(_of_optimizer(_of_objective(_learning_rate(config, shape), config), config))
     if train.schedule is None:
         only = getattr(registry.load("training.optimizers", config.optimizer["name"]), "SCHEDULE", None)
         why = f"{config.optimizer['name']} goes with no other" if only else "falls to zero by the last step"
@@ -179,6 +182,8 @@ def infer_intervals(config: RunConfig, steps: int, amount: Amount) -> list[Infer
 def _epochs(config: RunConfig, amount: Amount) -> tuple[float, str]:
     if config.objective["name"] == "pretrain":
         return 1, "pre-training reads each text once"
+    if hasattr(registry.load("training.objectives", config.objective["name"]), "compares"):
+        return 1, "answers are compared once: more passes over the same pairs overfit soon"
     n = amount.rows
     value = 3 if n < 10_000 else 2 if n < 50_000 else 1
     return value, f"{n:,} rows: fewer rows are worth more passes (3 below 10,000, 2 below 50,000, else 1)"
@@ -196,6 +201,16 @@ def _learning_rate(config: RunConfig, shape: Shape) -> Inferred:
         full *= 10  # from random weights or a new domain; the usual ratio of pre-training to fine-tuning rates
     kind = {1.0: "full training", 10.0: "LoRA"}.get(times, f"{name}, {times:g} times full training's,")
     return Inferred(key, float(f"{times * full:.2g}"), f"the usual rule for {kind} at width {shape.width}")
+
+
+def _of_objective(rate: Inferred, config: RunConfig) -> Inferred:
+    """Return SFT's learning rate times what the run's objective asks for: its RATE, a tenth where answers are compared."""
+    name = config.objective["name"]
+    module = registry.load("training.objectives", name)
+    ratio = getattr(module, "RATE", COMPARED if hasattr(module, "compares") else 1)
+    if ratio == 1:
+        return rate
+    return Inferred(rate.key, float(f"{ratio * rate.value:.2g}"), f"{rate.reason}, times {ratio:g} for {name}")
 
 
 def _of_optimizer(rate: Inferred, config: RunConfig) -> Inferred:

@@ -122,7 +122,7 @@ class Journal:
     def _tell_skipped(self, step: int, rows: Indices, verdict: int) -> None:
         named: list[str] = []
         if verdict != OVERFLOW and len(self.examples.origins):  # an overflow is no row's fault
-            named = list(dict.fromkeys(str(self.examples.origins[r]) for r in self.examples.record[rows]))
+            named = list(dict.fromkeys(str(self.examples.origins[r]) for r in self.examples.row_record[rows]))
         more = len(named[NAMED:])
         where = f" ({'; '.join(named[:NAMED])}{f'; and {more} more' if more else ''})" if named else ""
         self._because = REASONS[verdict] + where

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from tunesmith.data.records import Examples
 
-SHARED = 32  # tokens; a shorter common beginning saves less than a group of its own in attention costs
+SHARED = 16  # tokens; a shorter common beginning saves less than a group of its own in attention costs
 
 
 Indices = npt.NDArray[np.int64]
@@ -22,8 +22,9 @@ class Cluster(NamedTuple):
     shared: int
 
 
-def find_clusters(examples: Examples, rows: Indices) -> tuple[Indices, list[Cluster]]:
-    """Return (the rows that share nothing, in order; the clusters): every row once, nearly as many tokens saved as one level can.
+def label(examples: Examples, rows: Indices) -> tuple[Indices, Indices]:
+    """Return the cluster that each row is in, -1 for none, (rows,), and how many tokens each shares, (C,): nearly as many tokens are saved
+    as one level can.
 
     In lexicographic order two rows share the least that neighbours between them share. So rows that share as much form intervals,
     and these a tree. From its leaves on, the rows of an interval that are not yet in a cluster become one, together with those
@@ -35,12 +36,10 @@ def find_clusters(examples: Examples, rows: Indices) -> tuple[Indices, list[Clus
     order = np.array(sorted(range(len(rows)), key=text.__getitem__), dtype=np.int64)
     head = SHARED * examples.ids.itemsize
     common = [_common(ids[a], ids[b]) if text[a][:head] == text[b][:head] else 0 for a, b in pairwise(order.tolist())]
-    alone, clusters = np.ones(len(rows), dtype=bool), []
-    for places, shared in _walk([*common, 0]):
-        members = np.sort(order[places])
-        alone[members] = False
-        clusters.append(Cluster(rows[members], shared))
-    return rows[alone], clusters
+    found, cluster = _walk([*common, 0]), np.full(len(rows), -1, dtype=np.int64)
+    for number, (places, _) in enumerate(found):
+        cluster[order[places]] = number
+    return cluster, np.array([shared for _, shared in found], dtype=np.int64)
 
 
 def _common(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +24,12 @@ from tunesmith.training.companions import Companion
 from tunesmith.training.guard import Guard
 from tunesmith.training.journal import Journal, Progress, clock
 from tunesmith.training.masters import Masters, Optimizers, evaluated, load_state_tensors, settle, state_tensors
+from tunesmith.training.objective import Objective
 from tunesmith.training.parallel import ALONE, World, checksum, load
 from tunesmith.training.plan import Plan, Rows, plan_steps
 from tunesmith.training.prefetch import prefetched
 from tunesmith.training.schedules import factor
-from tunesmith.training.step import Loss, Stepper
+from tunesmith.training.step import Stepper
 from tunesmith.training.writer import Writer
 
 # oneDNN keeps 1,024 compiled products, up to a megabyte each. Micro-batches filled up to multiples of 64 tokens have few shapes, of
@@ -56,7 +56,7 @@ class Loop:
         self,
         run: Run,
         policy: Policy,
-        loss: Loss,
+        objective: Objective,
         examples: Examples,
         rows: Rows,
         plan: Plan,
@@ -74,16 +74,16 @@ class Loop:
         self.optimizer = make_optimizer(self.masters.masters)
         self.guard = Guard(self.device, scaled=first.dtype == torch.float16)
         self.stepper = Stepper(
-            policy, loss, self.masters, self.optimizer, self.guard, examples, plan.microbatch_tokens, plan.clip_norm,
+            policy, objective, self.masters, self.optimizer, self.guard, examples, plan.microbatch_tokens, plan.clip_norm,
             say=lambda sentence: run.emit("notice", message=sentence), world=world, companions=companions,
         )  # fmt: skip
         vocabulary = policy.transformer.config.get_text_config().vocab_size
-        self.journal = Journal(run, self.device, self.masters, examples, plan.learning_rate, math.log(vocabulary))
+        unknowing = max(math.log(vocabulary), objective.unknowing(examples))
+        self.journal = Journal(run, self.device, self.masters, examples, plan.learning_rate, unknowing)
         self.progress = Progress()
         # the newest is proven good by the losses after it; until then the one before is not deleted
         self.writer = Writer(run.folder / "checkpoints", max(2, plan.keep_last))
-        self.scored = np.add.reduceat(examples.scored.astype(np.int64), examples.offsets[:-1])
-        self.lengths = examples.lengths
+        self.objective, self.lengths = objective, examples.row_lengths
         self.measured: dict[str, Any] | None = None  # what `evaluate` returned, or would, of the policy as it is
         self._signal: int | None = None
 
@@ -173,18 +173,18 @@ class Loop:
         if capacity > self.stepper.capacity:  # they were made before memory ran out
             batches = self.stepper.batches(mine)
         rate = plan.learning_rate * factor(plan.schedule, p.step, plan.steps, plan.warmup)
-        tokens, scored = int(self.lengths[rows].sum()), int(self.scored[rows].sum())
+        tokens, totals = int(self.lengths[rows].sum()), self.objective.totals(self.examples, rows)
         self.measured = None
-        outcome = self.stepper.step(mine, batches, scored, rate, p.step + 1)
+        outcome = self.stepper.step(mine, batches, totals, rate, p.step + 1)
         p.step += 1
         p.tokens += tokens
-        p.scored_tokens += scored
+        p.scored_tokens += totals.scored
         facts = {
             "step": p.step,
             "epoch": round(epoch, 4),
             "learning_rate": rate,
             "tokens": tokens,
-            "scored_tokens": scored,
+            "scored_tokens": totals.scored,
             **self.stepper.facts,
         }
         self.journal.add(facts, rows, outcome)

@@ -1,33 +1,35 @@
 """What a run measures of itself: the validation loss while it goes, metrics and answers before and after it."""
 
 import json
-import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tunesmith import registry, run
-from tunesmith.data.records import Chat, Examples, Record
+from tunesmith.data.kinds import as_kind
+from tunesmith.data.records import Chat, Examples, Record, Text
 from tunesmith.evaluation.items import Item
 from tunesmith.model.policy import Policy
+from tunesmith.training.objective import Objective
 from tunesmith.training.parallel import ALONE, World
 
 SAMPLES = 8  # answers shown before and after where no metric asks for more
 Metrics = dict[str, dict[str, Any]]
 
 
-def validation_metrics(policy: Policy, examples: Examples | None, tokens: int, world: World = ALONE) -> Metrics:
-    """Return {"validation_loss" (nats per scored token), "perplexity"} with 95% intervals over examples; {} without examples."""
-    if examples is None:
-        return {}
-    from tunesmith.evaluation.metrics import perplexity
-    from tunesmith.training.scoring import example_nll
+def validation_metrics(
+    objective: Objective, policy: Policy, examples: Examples | None, tokens: int, world: World = ALONE
+) -> Metrics:
+    """Return what the objective measures on the examples, "validation_loss" and more, with 95% intervals; {} without examples."""
+    return {} if examples is None else objective.measure(policy, examples, tokens, world)
 
-    nll, count = example_nll(policy, examples, tokens, world)
-    seen = count > 0
-    found = perplexity.aggregate(nll[seen], count[seen].astype(float))
-    loss = {k: v if k == "n" else math.log(v) for k, v in found.items()}
-    return {"validation_loss": loss, "perplexity": found}
+
+def chats(records: Sequence[Record]) -> Sequence[Record]:
+    """Return the records that have an answer to compare with; preferences as chats with the best one, verdicts found good."""
+    if all(isinstance(record, Chat | Text) for record in islice(records, 1)):
+        return records
+    return [chat for record in records if not isinstance(record, Text) for chat in as_kind(record, "chat")]
 
 
 def answers(
@@ -45,6 +47,7 @@ def answers(
     from tunesmith.evaluation.evaluator import evaluate_records
 
     found: Metrics = {}
+    records = chats(records)
     if metrics:
         measured = evaluate_records(policy, tokenizer, records, metrics, max_length=max_length, world=world)
         found = measured.metrics

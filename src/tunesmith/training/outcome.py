@@ -25,7 +25,9 @@ def throughput(tokens: list[int], seconds: list[float]) -> float | None:
 def fingerprint(examples: Examples, rows: Any, difficulty: Any = None) -> str:
     """Return a digest of everything that decides which tokens are trained on, and in which order."""
     digest = hashlib.sha256()
-    for array in (examples.ids, examples.scored, examples.offsets, rows, *([] if difficulty is None else [difficulty])):
+    compared = [] if examples.groups is None else [examples.groups, examples.answer, examples.values]
+    order = [] if difficulty is None else [difficulty]
+    for array in (examples.ids, examples.scored, examples.offsets, rows, *order, *compared):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -11,7 +11,7 @@ from tunesmith.data.mixing import Numbers, from_easy_to_hard
 from tunesmith.training.batch import Indices, epoch_order, steps_of_epoch
 
 Rows = Callable[[int], Indices]
-"""epoch -> the example numbers that epoch holds, unshuffled (a source of weight 3 has its own thrice)."""
+"""epoch -> the numbers of the rows that epoch holds, unshuffled (a source of weight 3 has its own thrice)."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def plan_steps(
     batch_size: int | None,
     difficulty: Numbers | None = None,
 ) -> Iterator[tuple[float, Indices]]:
-    """Yield (epochs done after it, example numbers) for every step, without end: a pure function of its arguments.
+    """Yield (epochs done after it, row numbers) for every step, without end: a pure function of its arguments.
 
-    difficulty (examples,): an epoch goes from low to high (data.mixing.from_easy_to_hard); None: it is shuffled.
+    difficulty (rows,): an epoch goes from low to high (data.mixing.from_easy_to_hard); None: it is shuffled.
     """
     for epoch in range(2**31):
         chosen = rows(epoch)

@@ -19,7 +19,7 @@ from tunesmith.data.lazy import Chosen
 from tunesmith.data.mixing import Indices, Numbers
 from tunesmith.data.records import Examples, Record
 from tunesmith.errors import InputError
-from tunesmith.model import quantize, stacking
+from tunesmith.model import quantize, reward_config, stacking
 from tunesmith.model.adapters._attached import Attached
 from tunesmith.model.loading import (
     ModelSource,
@@ -32,7 +32,7 @@ from tunesmith.model.loading import (
     structure,
 )
 from tunesmith.model.regional import check_compiler
-from tunesmith.training import dataset, infer, optimizers
+from tunesmith.training import balance, dataset, infer, optimizers, reference, reward_run
 from tunesmith.training import resolve as resolving
 from tunesmith.training.companions import Companion
 from tunesmith.training.dataset import Tasks
@@ -48,7 +48,7 @@ class Prepared:
     """A run whose model, data and settings were found good; `config` has every value, `inferred` the reasons of those not asked for.
 
     source, tokenizer, shape and machine describe the model and where it runs; train_records and held_out the data; examples and
-    validation (None: nothing is held out) the data rendered; rows(epoch) the examples of an epoch, difficulty (examples,) what goes
+    validation (None: nothing is held out) the data rendered; rows(epoch) the rows of an epoch, difficulty (rows,) what goes
     first in it (None: all are shuffled), mix what each set gives to the first epoch; steps the length of the run.
     `say` hears what takes long. Raises InputError at the first thing that is wrong.
     """
@@ -69,17 +69,25 @@ class Prepared:
         self.difficulty: Numbers | None
         self.mix: list[dict[str, Any]]
         self.steps: int
+        self.rewards = reward_run.asked(config)  # the model scores answers and writes none
+        if self.rewards and (found := reward_run.begin(config)):
+            self._infer(found)
         self.source = self._quantized(self._source())
         check_weights(self.source)
+        self.reference = reference.source(self.config.objective)
         self._read_rows()  # before transformers is imported: a broken row is said at once
         self._check_model()
         self._render()
         self._schedule()
 
     def _check_model(self) -> None:
+        if self.rewards:
+            self.source = reward_config.to_train(self.source, self.config.objective.get("attributes"))
         self.tokenizer, notices = load_tokenizer(replace(self.source, adapter=self.below or self.source.adapter))
         self.notices += notices
         config = load_config(self.source)
+        if not self.rewards:
+            reference.refuse_reward_model(self.source, config, "the model")
         model = meta_model(config, self.source)
         self.new_tokens = self._extend(model)
         self.shape = shape(model.config, model)
@@ -199,7 +207,7 @@ class Prepared:
         if self.below is not None:
             how = stacking.split(adapter)[1]["how"]
             stacking.check(
-                structure(self.source),
+                structure(replace(self.source, attributes=())),
                 self.below,
                 how,
                 said_name(self.source.base),
@@ -264,6 +272,7 @@ class Prepared:
         self.train_records = Chosen(self.loaded.records, self.train_rows)
         self.train_scored = self.tasks.scored(self.loaded.source[self.train_rows])
         dataset.check_tasks(self.train_records, self.train_scored)
+        self.tasks.check_answers(self.train_records, self.config.objective)
         self.scores = dataset.read_scores(self.train_records, self.config.mixed())
 
     def _split(self, records: Sequence[Record]) -> None:
@@ -292,8 +301,9 @@ class Prepared:
 
     def _render(self) -> None:
         limit = self.config.train.max_length
-        self.examples, notices, said = dataset.render_tasks(
-            self.train_records, self.train_scored, self.tokenizer, limit
+        objective = self.tasks.modules[self.tasks.objective]
+        self.examples, notices, said = dataset.render_rows(
+            self.train_records, self.train_scored, self.tokenizer, limit, objective, self.config.objective
         )
         if int(self.examples.ids.max()) >= self.shape.vocabulary:
             raise InputError(
@@ -301,16 +311,22 @@ class Prepared:
                 f"{self.shape.vocabulary}: they do not belong together."
             )
         if self.held_out:
-            self.validation, _, more = dataset.render_tasks(self.held_out, self.held_out_scored, self.tokenizer, limit)
+            self.validation, _, more = dataset.render_rows(
+                self.held_out, self.held_out_scored, self.tokenizer, limit, objective, self.config.objective
+            )
             said += more
         self.notices += notices + list(dict.fromkeys(said))
+        if self.reference is not None:
+            sets = [self.examples] if self.validation is None else [self.examples, self.validation]
+            called = reference.name(self.config.objective)
+            reference.check(self.reference, called, self.tokenizer, sets, self.machine.device)
         self._mix()
 
     def _mix(self) -> None:
         """Settle which examples an epoch has and what comes first, and tell what each set gives."""
         seed, mixing, examples, loaded = self.config.train.seed, self.config.mixed(), self.examples, self.loaded
-        own = dataset.examples_by_set(examples, loaded.source[self.train_rows], len(loaded.sources))
-        tokens = [int(examples.lengths[numbers].sum()) for numbers in own]
+        own = dataset.rows_by_set(examples, loaded.source[self.train_rows], len(loaded.sources))
+        tokens = [int(examples.row_lengths[numbers].sum()) for numbers in own]
         amounts = mixes.amounts([len(n) for n in own], tokens, [source.share for source in loaded.sources], mixing)
 
         def drawn(epoch: int) -> list[Indices]:
@@ -321,9 +337,18 @@ class Prepared:
         self.mix = dataset.tell_mix(self.tasks, self.entries.paths, own, drawn(0), examples)
         if len(self.mix) > 1 or self.mix[0]["examples"] != self.mix[0]["available"]:
             self.notices.append(dataset.mix_sentence(self.mix, self.tasks.objective))
+        if hasattr(self.tasks.modules[self.tasks.objective], "balance"):
+            self._balance()
+
+    def _balance(self) -> None:
+        """Infer how much good and bad verdicts count, by how many an epoch has of each."""
+        good, bad = balance.counted(self.examples, self.rows(0))
+        found, said = balance.infer_weights(self.config, self.tasks.modules[self.tasks.objective], good, bad)
+        self._infer(found)
+        self.notices += said
 
     def _schedule(self) -> None:
-        lengths = self.examples.lengths
+        lengths = self.examples.row_lengths
         validation_tokens = int(self.validation.lengths.sum()) if self.validation is not None else 0
         first = self.rows(0)
         amount = Amount(len(first), int(lengths[first].sum()), int(lengths.max()), validation_tokens)
@@ -359,7 +384,7 @@ class Prepared:
             return
         train = self.config.train
         order = plan_steps(
-            self.examples.lengths, self.rows, train.seed, train.tokens_per_step, train.batch_size, self.difficulty
+            self.examples.row_lengths, self.rows, train.seed, train.tokens_per_step, train.batch_size, self.difficulty
         )
         done = next(islice(order, self.steps - 1, None))[0]
         if done < 1:
@@ -369,7 +394,10 @@ class Prepared:
 
 def attach(model: Any, adapter: dict[str, Any]) -> Attached:
     """Attach to the model what `adapter` ({name, keyword arguments}) says."""
+    from tunesmith.model.reward import train_head
+
     own, _ = stacking.split(adapter)
     checked = named(own, "model.adapters", "attach", "adapter", "the run")
     attached: Attached = registry.load("model.adapters", adapter["name"]).attach(model, **checked)
+    train_head(attached.model, adapter["name"])
     return attached

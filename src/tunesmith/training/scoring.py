@@ -1,12 +1,16 @@
 """Scoring without training: the log-likelihood of each example under a policy."""
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from tunesmith.data.records import Examples
 from tunesmith.model.policy import Policy
-from tunesmith.training.batch import arrange, collate
+from tunesmith.training.arrange import arrange
+from tunesmith.training.batch import collate
 from tunesmith.training.parallel import ALONE, World
 
 
@@ -23,7 +27,7 @@ def example_nll(
     training = policy.training
     policy.eval()
     with torch.no_grad():
-        arranged = arrange(examples, np.arange(len(examples)), tokens, link=policy.flat)
+        arranged = arrange(examples, np.arange(len(examples)), tokens, link=policy.links)
         for indices, clusters in arranged[world.rank :: world.size]:
             batch = collate(examples, indices, clusters)
             logps = policy(batch.to(device)).double().cpu().numpy()
@@ -32,3 +36,14 @@ def example_nll(
     policy.train(training)
     world.sum_([torch.from_numpy(nll), torch.from_numpy(count)])
     return nll, count
+
+
+def token_metrics(policy: Policy, examples: Examples, tokens: int, world: World = ALONE) -> dict[str, dict[str, Any]]:
+    """Return {"validation_loss" (nats per scored token), "perplexity"} with 95% intervals over examples."""
+    from tunesmith.evaluation.metrics import perplexity
+
+    nll, count = example_nll(policy, examples, tokens, world)
+    seen = count > 0
+    found = perplexity.aggregate(nll[seen], count[seen].astype(float))
+    loss = {k: v if k == "n" else math.log(v) for k, v in found.items()}
+    return {"validation_loss": loss, "perplexity": found}

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import registry, run
-from tunesmith.arguments import named
 from tunesmith.errors import GuardStop, InputError, Interrupted, ProcessLost
 from tunesmith.model import quantize, stacking
-from tunesmith.model.loading import QUANTIZATION, ModelSource
+from tunesmith.model.loading import ModelSource
 from tunesmith.tracking._feed import following
-from tunesmith.training import checkpoint, disk, measure, optimizers, parallel
+from tunesmith.training import (
+    checkpoint,
+    disk,
+    make_objective,
+    measure,
+    optimizers,
+    parallel,
+    reference_run,
+    reward_run,
+)
 from tunesmith.training import resolve as resolving
 from tunesmith.training.companions import Companion
 from tunesmith.training.dataset import CARD
@@ -27,6 +34,7 @@ from tunesmith.training.outcome import device_name, fingerprint, lacking, throug
 from tunesmith.training.parallel import ALONE, World
 from tunesmith.training.plan import Plan
 from tunesmith.training.prepare import Prepared, attach
+from tunesmith.training.result import save_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +52,7 @@ class Training:
         self.prepared, self.config, self.world = prepared, prepared.config, world
         self.folder, self.listeners = folder, listeners
         self.progress = Progress()
+        self.reward: dict[str, Any] | None = None  # what is told of a reward model
 
     def go(self, resume: bool) -> dict[str, Any]:
         """Train to the end (from the newest whole checkpoint if `resume`) and return what the verb returns."""
@@ -96,8 +105,12 @@ class Training:
         )
         if self.world.rank == 0:
             self._announce(notices)
+        if found is None:  # it starts, perhaps from other weights than an earlier start did
+            self.world.first(lambda: (self.folder / reference_run.FILE).unlink(missing_ok=True))
+        self._refer()
         loop = self.world.together(self._loop)
         self._agree(loop)
+        self._refer(loop.policy)
         self.world.together(loop.begin_companions)
         if found is not None:
             self._same_data(found, loop.fingerprint)
@@ -110,6 +123,11 @@ class Training:
                 measure.before(self.folder / "results.json", metrics, samples)
         loop.train()
         return self._finish(loop)
+
+    def _refer(self, policy: Any = None) -> None:
+        """Compute what the run's reference says of its answers: another model before the policy is loaded, or that as it begins."""
+        say = lambda message: self.run.emit("notice", message=message)  # noqa: E731
+        reference_run.for_run(self.prepared, self.folder, self.world, say, policy)
 
     def _agree(self, loop: Loop) -> None:
         """Begin every process with the same data and weights, and with random numbers of its own."""
@@ -163,6 +181,7 @@ class Training:
         from tunesmith.model.offload import offload_activations
         from tunesmith.model.policy import make_policy
         from tunesmith.model.regional import compile_layers
+        from tunesmith.model.reward import make_reward_policy
 
         checkpoint.seed_rng(self.config.train.seed)
         assert self.config.train.dtype is not None
@@ -185,7 +204,8 @@ class Training:
             attached = replace(attached, ratios={**attached.ratios, **ratios(model, self.prepared.method)})
         if self.config.train.fused:
             fuse(model)
-        policy, sentence = make_policy(model.to(device))
+        make = make_reward_policy if self.prepared.rewards else make_policy
+        policy, sentence = make(model.to(device))
         checkpoint_activations(model, self.config.train.activation_checkpointing or "none")
         if self.config.train.activation_offload:
             offload_activations(model)
@@ -199,13 +219,14 @@ class Training:
     def _merged_first(self, below: str) -> Any:
         """Return the base with an old adapter in it, kept beside the result where that is an adapter of it."""
         from tunesmith.model import into_base
+        from tunesmith.model.reward import from_causal
 
         keep = self.folder / "base" if self.prepared.wraps and self.world.rank == 0 else None
         source = ModelSource(self.prepared.source.base, below)
         model, notices = into_base.merged_first(source, str(self.config.train.dtype), self.prepared.tokenizer, keep)
         for notice in notices:
             self.run.emit("notice", message=notice)
-        return model
+        return from_causal(model, self.prepared.source.attributes) if self.prepared.rewards else model
 
     def _loop(self) -> Loop:
         (policy, attached), train = self._policy(), self.config.train
@@ -233,18 +254,16 @@ class Training:
                 )
             },
         )
-        asked = self.config.objective
-        objective = registry.load("training.objectives", asked["name"])
-        arguments = named(asked, "training.objectives", "loss", "objective", "the run", skip=("logps", "weights"))
+        objective = make_objective.make(self.config.objective)
         return Loop(
             self.run,
             policy,
-            partial(objective.loss, **arguments),
+            objective,
             self.prepared.examples,
             self.prepared.rows,
             plan,
             lambda masters: self._optimizer(masters, attached),
-            lambda: self._validation_metrics(policy),
+            lambda: self._validation_metrics(objective, policy),
             fingerprint(self.prepared.examples, self.prepared.rows(0), self.prepared.difficulty),
             self.world,
             self._companions(attached),
@@ -300,26 +319,29 @@ class Training:
         name = (self.config.adapter or {}).get("name")
         return saved_bytes(model, getattr(registry.load("model.adapters", name), "SAVED", 1) if name else 1)
 
-    def _validation_metrics(self, policy: Any) -> dict[str, Any]:
+    def _validation_metrics(self, objective: Any, policy: Any) -> dict[str, Any]:
         tokens = self.config.train.microbatch_tokens or 4096
-        return measure.validation_metrics(policy, self.prepared.validation, tokens, self.world)
+        return measure.validation_metrics(objective, policy, self.prepared.validation, tokens, self.world)
 
     def _measure(self, loop: Loop) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         limit = self.config.train.max_length
         assert limit is not None
+        if loop.measured is None:
+            loop.measured = self._validation_metrics(loop.objective, loop.policy)
+        own = loop.measured
+        if self.prepared.rewards:
+            found, self.reward = reward_run.measure(self.prepared, loop.policy, self.world)
+            return {**own, **found}, []
         metrics, samples = measure.answers(
             loop.policy, self.prepared.tokenizer, self.prepared.held_out, self.config.evaluate, limit, self.world
         )
-        if loop.measured is None:
-            loop.measured = self._validation_metrics(loop.policy)
-        own = loop.measured
         return {**own, **metrics, **own}, samples  # its own perplexity is over all the tokens that were trained on
 
     def _finish(self, loop: Loop) -> dict[str, Any]:
         import torch
 
         progress = loop.progress
-        result = self.world.first(lambda: self._save_result(loop.policy))
+        result = self.world.first(lambda: save_result(self.prepared, loop.policy, self.run))
         metrics, samples = self._measure(loop)
         report: dict[str, Any] = {
             "run": str(self.folder),
@@ -340,35 +362,12 @@ class Training:
         from tunesmith.evaluation.report import write_report
 
         measure.after(self.folder / "results.json", report["metrics"], samples, report)
+        if self.reward is not None:
+            reward_run.tell(self.run, self.reward)
         self.run.emit("end", state="done", step=report["steps"], seconds=report["seconds"], tokens=report["tokens"])
         write_report(self.folder)
         self.run.set_state("done")
         return report
-
-    def _save_result(self, policy: Any) -> Path:
-        from tunesmith.model import new_tokens, token_files
-
-        result, beside = self.folder / "result", self.folder / ".result.part"
-        shutil.rmtree(beside, ignore_errors=True)
-        own = self.folder / "base"  # with an old adapter merged into it
-        base = own if own.is_dir() else Path(self.prepared.source.base)
-        for adapter in getattr(policy.model, "peft_config", {}).values():
-            if base.is_dir():  # plain PEFT finds the base from any folder
-                adapter.base_model_name_or_path = str(base.resolve())
-        policy.eval()  # what an encoder with dropout says of its virtual tokens is saved
-        rows = new_tokens.settle(policy.model)
-        # rows of their own, or else PEFT would save the whole matrices beside them
-        policy.model.save_pretrained(beside, **({"save_embedding_layers": False} if rows else {}))
-        token_files.save(rows, policy.model, beside)
-        how = self.prepared.source.quantize
-        if how is not None:
-            run.write_json(beside / QUANTIZATION, how.describe())
-        self.prepared.tokenizer.save_pretrained(beside)
-        for path in (*beside.rglob("*"), beside):
-            disk.sync(path)
-        shutil.rmtree(result, ignore_errors=True)
-        disk.rename(beside, result)
-        return result
 
     def _end(self, state: str, message: str) -> None:
         """Close an unfinished run: its state, its last event, and a report of what there is."""

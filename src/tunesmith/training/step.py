@@ -11,14 +11,13 @@ from tunesmith.data.records import Examples
 from tunesmith.errors import InputError
 from tunesmith.model.policy import Policy
 from tunesmith.training import memory
-from tunesmith.training.batch import FlatBatch, Indices, microbatches
+from tunesmith.training.batch import FlatBatch, Indices
 from tunesmith.training.companions import Companion
 from tunesmith.training.guard import GOOD, Guard
 from tunesmith.training.in_backward import InBackward
 from tunesmith.training.masters import Masters, Optimizers, update
+from tunesmith.training.objective import Objective, Totals
 from tunesmith.training.parallel import ALONE, World
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Stepper:
@@ -31,7 +30,7 @@ class Stepper:
     def __init__(
         self,
         policy: Policy,
-        loss: Loss,
+        objective: Objective,
         masters: Masters,
         optimizer: Optimizers,
         guard: Guard,
@@ -43,12 +42,19 @@ class Stepper:
         companions: Sequence[Companion] = (),
     ) -> None:
         self.companions = companions
-        self.policy, self.loss, self.masters, self.optimizer, self.guard = policy, loss, masters, optimizer, guard
+        self.policy, self.objective, self.masters, self.optimizer, self.guard = (
+            policy,
+            objective,
+            masters,
+            optimizer,
+            guard,
+        )
         self.examples, self.capacity, self.clip_norm, self.say = examples, capacity, clip_norm, say
         self.world = world
         self.device = next(policy.parameters()).device
-        self.facts: dict[str, Any] = {}  # what the companions say of the last step
+        self.facts: dict[str, Any] = {}  # what the objective and the companions say of the last step
         self._at: FlatBatch | None = None  # the micro-batch under way
+        self._looked = False  # whether the objective has seen the whole step
         self.each = list(optimizer.values()) if isinstance(optimizer, Mapping) else [optimizer]
         self.in_backward: InBackward | None = None
         if isinstance(optimizer, Mapping):
@@ -57,25 +63,26 @@ class Stepper:
 
     def batches(self, rows: Indices) -> list[FlatBatch]:
         """Return the micro-batches of a step over `rows`, on the host; for a GPU in page-locked memory."""
-        made = microbatches(self.examples, rows, self.capacity, self.policy.flat, self.policy.multiple)
+        made = self.objective.batches(self.examples, rows, self.capacity, self.policy)
         if self.device.type != "cuda":
             return list(made)
         torch.cuda.set_device(self.device)  # of this thread, whose pinned memory would else belong to the first GPU
         return [b.pin_memory() for b in made]
 
-    def step(self, rows: Indices, batches: Sequence[FlatBatch], scored: int, rate: float, number: int) -> Tensor:
+    def step(self, rows: Indices, batches: Sequence[FlatBatch], totals: Totals, rate: float, number: int) -> Tensor:
         """Make step `number` (from 1) over `rows`, laid out in `batches`; return its loss, gradient norm and verdict as a float32 (3,).
 
-        The loss is the sum over the `scored` tokens of the step, which has this process's rows and those of the others, divided by
-        their number, whatever the micro-batches.
+        The loss is the mean over the whole step, which has this process's rows and those of the others, whatever the micro-batches;
+        `totals` is what it is divided by.
         """
         for group in (group for optimizer in self.each for group in optimizer.param_groups):
             group["lr"] = rate * group["ratio"]
-        self.policy.router_load = None
-        loss = self._accumulate(rows, batches, scored)
+        self.policy.router_load, self._looked = None, False
+        loss = self._accumulate(rows, batches, totals)
         if self.in_backward is not None:
             norm, skipped = self.in_backward.finish()
             verdict = self.guard.judge_late(loss, norm, skipped)
+            self.facts = self.objective.facts()
         else:
             norm, verdict = self._update(loss, rate, number)
         return torch.stack((loss.float(), norm.float(), verdict))
@@ -85,7 +92,7 @@ class Stepper:
         assert not isinstance(self.optimizer, Mapping)
         self.masters.fill_missing_grads()
         grads = self.masters.grads()
-        self.world.sum_([loss, *grads, *(total for c in self.companions for total in c.sums)])
+        self.world.sum_([loss, *grads, *(found for sums in self._sums() for found in sums)])
         norm, divisor = get_total_norm(grads) / self.guard.scale, self.guard.scale
         if self.clip_norm:
             # torch's clip_grad_norm_ multiplies by clip / (norm + 1e-6) where that is below 1; a large norm is also unscaled here
@@ -93,16 +100,20 @@ class Stepper:
         verdict = self.guard.judge(loss, norm)
         skipped = (verdict != GOOD).float()
         update(self.optimizer, grads, divisor, skipped, keep=bool(self.companions))
-        self.facts = {k: v for c in self.companions for k, v in c.after_step(number, rate, skipped).items()}
+        told = [self.objective.facts(), *(c.after_step(number, rate, skipped) for c in self.companions)]
+        self.facts = {k: v for facts in told for k, v in facts.items()}
         self.masters.refresh()
         return norm, verdict
 
-    def _accumulate(self, rows: Indices, batches: Sequence[FlatBatch], scored: int) -> Tensor:
+    def _sums(self) -> list[tuple[Tensor, ...]]:
+        return [self.objective.sums, *(companion.sums for companion in self.companions)]
+
+    def _accumulate(self, rows: Indices, batches: Sequence[FlatBatch], totals: Totals) -> Tensor:
         """Leave the step's gradients in the masters and return its loss; begun anew in smaller parts where memory runs out."""
         random = _random_state(self.device)
         while True:
             try:
-                return self._gradients(batches, scored)
+                return self._gradients(batches, totals)
             except (MemoryError, RuntimeError) as e:
                 if not memory.ran_out(e):
                     raise
@@ -113,24 +124,28 @@ class Stepper:
             _set_random_state(self.device, random)
             batches = self.batches(rows)
 
-    def _gradients(self, batches: Sequence[FlatBatch], scored: int) -> Tensor:
+    def _gradients(self, batches: Sequence[FlatBatch], totals: Totals) -> Tensor:
         self.masters.zero_grad()
-        for found in (found for c in self.companions for found in c.sums):
-            found.zero_()
         self._at = max(batches, key=lambda batch: sum(batch.lengths), default=None)
         total = torch.zeros((), device=self.device)
-        if self.policy.router is not None and (len(batches) > 1 or self.world.size > 1):
-            self._count_routed(batches)
-        for on_host in batches:
+        trained = [batch for batch in batches if batch.trained]
+        if self.policy.router is not None and (len(trained) > 1 or self.world.size > 1):
+            self._count_routed(trained)
+        if self.world.size == 1 or not self._looked:  # of several processes only this one may have begun anew
+            self.objective.first(self.policy, batches, totals, self.world)
+            self._looked = True
+        for found in (found for sums in self._sums() for found in sums):
+            found.zero_()
+        for on_host in trained:
             self._at, batch = on_host, on_host.to(self.device)
-            loss = self.loss(self.policy(batch), batch.weights) / scored
+            loss = self.objective.loss(self.policy, batch, totals)
             total += loss.detach()
             # trained, but not part of the loss that is reported: the experts' balance, and what companions add
             added = [c.loss(self.policy, batch) for c in self.companions]
-            loss = sum((a / scored for a in added if a is not None), loss)
+            loss = sum((a / totals.scored for a in added if a is not None), loss)
             balance = self.policy.take_auxiliary()
             loss = loss if balance is None else loss + balance
-            if self.in_backward is not None and on_host is batches[-1]:
+            if self.in_backward is not None and on_host is trained[-1]:
                 self.in_backward.arm(self.guard.foresee(total))
             loss.backward(self.guard.scale.to(loss.dtype))
         if self.world.rank == 0:  # once for all processes
@@ -170,7 +185,8 @@ class Stepper:
         tokens = sum(lengths)
         longest = max(n + (lengths[p] if p >= 0 else 0) for n, p in zip(lengths, batch.parents, strict=False))
         smaller = max(min(tokens, self.capacity) // 2, longest)
-        if smaller >= tokens:
+        alone = batch.answers is not None and len(batch.answers.rows) == 1  # a row's answers stay together
+        if alone or smaller >= tokens:
             raise InputError(
                 f"memory does not suffice for a step over one row of {tokens:,} tokens{self._where(batch)}: lower train.max_length, set "
                 "train.activation_checkpointing: full, or take a smaller model or an adapter."

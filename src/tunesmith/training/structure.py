@@ -3,7 +3,7 @@
 from typing import Any
 
 from tunesmith.errors import InputError
-from tunesmith.model.loading import STARTER, ModelSource
+from tunesmith.model.loading import STARTER, ModelSource, auto_class
 from tunesmith.training.infer import Shape
 
 
@@ -15,11 +15,10 @@ def said_name(base: str) -> str:
 def meta_model(config: Any, source: ModelSource) -> Any:
     """Return the model's structure without memory for its weights."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return auto_class(source).from_config(config)
     except Exception as e:  # a config is the user's: whatever the model's code says of it is about the config
         first = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise InputError(

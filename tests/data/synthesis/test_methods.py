@@ -195,9 +195,9 @@ def test_passages_lose_nothing_and_stay_short():
 
 def test_constitutional_revises_by_principles():
     def say(q):
-        if q.startswith("Judge"):
-            return "It is rude."
-        return "Please come in." if q.startswith("Rewrite") else "Come in, you."
+        if "critique of the answer" in q:
+            return "Please come in."
+        return "It is rude." if "an answer to it" in q else "Come in, you."
 
     m = model(say)
     laws = ["Be kind."]
@@ -210,17 +210,6 @@ def test_constitutional_revises_by_principles():
     record = made[0].record
     assert isinstance(record, Preference)
     assert (record.chosen[0]["content"], record.rejected[0]["content"]) == ("Please come in.", "Fine.")
-
-
-def test_principles_from_a_file(tmp_path):
-    file = tmp_path / "laws.yaml"
-    file.write_text("principles:\n  - Be kind.\n  - Be brief.\n")
-    assert constitutional.read_principles(str(file)) == ["Be kind.", "Be brief."]
-    file.write_text("a: 1\n")
-    with pytest.raises(InputError, match="should be a list of sentences"):
-        constitutional.read_principles(str(file))
-    with pytest.raises(InputError, match="cannot be read"):
-        constitutional.read_principles(str(tmp_path / "none.yaml"))
 
 
 def test_what_reasoning_models_think_is_no_answer():

@@ -57,7 +57,15 @@ def convert(row: dict[str, Any], origin: Origin) -> Record:
     if numbers is None:
         return Preference(prompt, answers, origin, None, tools, extra)
     best_first = sorted(range(len(answers)), key=lambda i: -numbers[i])  # a stable sort: ties stay as they came
+    extra = {
+        name: [value[i] for i in best_first] if _rates(value, len(answers)) else value for name, value in extra.items()
+    }
     return Preference(prompt, [answers[i] for i in best_first], origin, [numbers[i] for i in best_first], tools, extra)
+
+
+def _rates(value: Any, answers: int) -> bool:
+    """Say whether a field holds a number for each answer: another rating of theirs, in their order."""
+    return isinstance(value, list) and len(value) == answers and all(isinstance(v, int | float | None) for v in value)
 
 
 def _answer(item: Any, where: str, origin: Origin) -> list[Message]:

@@ -5,8 +5,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,14 +14,16 @@ import numpy.typing as npt
 from pydantic import Field
 
 from tunesmith import registry
-from tunesmith.arguments import Section, checked, named
+from tunesmith.arguments import checked, named
 from tunesmith.data.content import said, texts
 from tunesmith.data.records import Record, Text
 from tunesmith.data.rows import Rows
-from tunesmith.data.synthesis._journal import Journal
+from tunesmith.data.synthesis._crew import Crew, Judge, Price, Reach, judge_of, model_of
+from tunesmith.data.synthesis._estimate import Prices
+from tunesmith.data.synthesis._estimate import estimate as estimates
+from tunesmith.data.synthesis._judge import Tally
 from tunesmith.data.synthesis._novel import Known
-from tunesmith.data.synthesis._reply import spoken
-from tunesmith.data.synthesis._rounds import Answer, Made, NoAnswer, Request, Sampling, Seed, drive
+from tunesmith.data.synthesis._rounds import Made, Sampling, Seed, drive
 from tunesmith.data.synthesis._turns import question
 from tunesmith.errors import InputError
 
@@ -29,15 +31,7 @@ ORDER = 95
 DEFAULT = False
 WRITES = ("journal",)  # options that name files this step writes: what is in them is no part of the recipe
 PACKAGE = "data.synthesis"
-_BYTES = 4  # of a token, about, in an estimate: letters of other scripts have more bytes, and more tokens
 Method = str | dict[str, Any]
-
-
-class Price(Section):
-    """What a million tokens cost, asked and answered, in any currency."""
-
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
 
 
 def apply(
@@ -52,6 +46,7 @@ def apply(
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7,
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8,
     timeout: Annotated[float, Field(gt=0, le=3600)] = 120,
+    judge: dict[str, Any] | None = None,
     price: dict[str, float] | None = None,
     budget: Annotated[float, Field(ge=0)] | None = None,
     estimate: bool = False,
@@ -64,40 +59,60 @@ def apply(
     Said first: how many requests and tokens, and the cost at `price` ({input, output} per million tokens); beyond `budget` nothing is
     asked, with `estimate` neither. Answers are written to `journal` (default: in the cache folder) as they come: what was interrupted
     goes on, and the same recipe makes the same rows. A row whose prompt has ROUGE-L of `similar` or more with one there is, is left
-    out. Each row says in its "provenance" field how it was made.
+    out. Each row says in its "provenance" field how it was made. `judge` {model, endpoint, key_env, price}: who judges, for a method
+    that asks one (default: the model itself); its answers' journal stands beside the other.
     """
     name, options = _method(method)
     way: Any = registry.load(PACKAGE, name)
-    seeds = _seeds(rows, rows_used, seed)
-    facts = _estimate(way, seeds, options, max_tokens, price)
+    judging = hasattr(way, "judged")
+    jury, seeds = judge_of(judge, judging, name), _seeds(rows, rows_used, seed)
+    sampling, tally = Sampling(max_tokens, temperature, seed), Tally()
+    given = (seeds, sampling, tally) if judging else (seeds, sampling)
+    prices = Prices(price, price if jury is None else jury.prices)
+    facts = estimates(way, way.make(*given, **options), seeds, options, max_tokens, prices)
+    _tell(facts, budget)
+    if estimate or not seeds:
+        return facts
+    with closing(Crew(*_models(model, endpoint, key_env, jury, Reach(concurrency, timeout)), journal, name)) as crew:
+        made, refused = drive(way.make(*given, **options), crew.answer)
+    used = crew.tokens
+    print(f"synthesize: {used['asked']:,} tokens asked and {used['answered']:,} answered now", file=sys.stderr)
+    signature = {"method": name, **crew.names(judging)}
+    added = _add(rows, made, refused, signature, similar)
+    for one in seeds if judging else ():
+        if way.replaces(one.record, **options):
+            rows.drop(one.id, "its answers were judged anew")
+    return _facts(facts["numbers"], added, refused, signature, tally)
+
+
+def _tell(facts: dict[str, Any], budget: float | None) -> None:
+    """Tell what it may cost; InputError where that is beyond the budget."""
     print(f"synthesize: {facts['summary']}", file=sys.stderr)
     if budget is not None and facts["numbers"].get("estimated cost", 0.0) > budget:
         raise InputError(
             f"synthesize: {facts['summary']}, beyond the budget of {budget:g}; use fewer rows, or raise synthesize.budget."
         )
-    if estimate or not seeds:
-        return facts
-    writer = _writer(model, endpoint, key_env, concurrency, timeout)
-    kept = Journal(_place(journal, writer.name, name), writer.name)
-    try:
-        made, refused = drive(
-            way.make(seeds, Sampling(max_tokens, temperature, seed), **options), _answerer(writer, kept)
-        )
-    finally:
-        kept.close()
-    used = writer.tokens
-    print(f"synthesize: {used['asked']:,} tokens asked and {used['answered']:,} answered now", file=sys.stderr)
-    added = _add(rows, made, refused, name, writer.name, similar)
+
+
+def _facts(
+    numbers: dict[str, float], added: int, refused: Counter[str], signature: dict[str, str], tally: Tally
+) -> dict[str, Any]:
+    """Return what the card tells: the rows, the attempts that came to nothing, and how the judge judged, where there is one."""
+    summary = f"{added:,} rows made by {signature['method']} with {signature['model']}"
+    why = {"title": "attempts that came to nothing", "columns": ["why", "count"]}
+    tables = [why | {"rows": [list(r) for r in refused.most_common()]}]
+    if "judge" in signature:
+        judged = f"judged by {signature['judge']}: {tally.summary()}"
+        print(f"synthesize: {judged}", file=sys.stderr)
+        summary, numbers = f"{summary}, {judged}", numbers | tally.numbers()
+        title = "pairs asked about in both orders"
+        tables.insert(0, {"title": title, "columns": ["the judge preferred", "pairs"], "rows": tally.table()})
+    nothing = f"{sum(refused.values()):,} attempts came to nothing"
+    nothing += f", most often: {refused.most_common(1)[0][0]}" if refused else ""
     return {
-        "summary": f"{added:,} rows made by {name} with {writer.name}; {sum(refused.values()):,} attempts came to nothing",
-        "numbers": facts["numbers"],
-        "tables": [
-            {
-                "title": "attempts that came to nothing",
-                "columns": ["why", "count"],
-                "rows": [list(r) for r in refused.most_common()],
-            }
-        ],
+        "summary": f"{summary}; {nothing}",
+        "numbers": numbers,
+        "tables": tables,
     }
 
 
@@ -107,43 +122,48 @@ def check(
     model: str,
     endpoint: str | None = None,
     key_env: str | None = None,
+    judge: dict[str, Any] | None = None,
+    temperature: float = 0.7,
     price: dict[str, float] | None = None,
     budget: float | None = None,
     concurrency: int = 8,
     timeout: float = 120,
     **_: Any,
 ) -> None:
-    """InputError for a method, option, model, address, key or price that is wrong; nothing is asked yet."""
+    """InputError for a method, option, model, judge, address, key or price that is wrong; nothing is asked yet."""
     name, options = _method(method)
     way: Any = registry.load(PACKAGE, name)
     if hasattr(way, "check"):
-        way.check(**options)
+        way.check(temperature=temperature, **options)
+    jury = judge_of(judge, hasattr(way, "judged"), name)
     if price is not None:
         checked(Price, price, "prepare: synthesize.price")
     elif budget is not None:
         raise InputError(
             "prepare: synthesize.budget needs synthesize.price: {input: ..., output: ...} per million tokens."
         )
-    _writer(model, endpoint, key_env, concurrency, timeout)
+    if budget is not None and jury is not None and jury.endpoint is not None and jury.price is None:
+        raise InputError(
+            "prepare: synthesize.budget needs synthesize.judge.price: {input: ..., output: ...} per million tokens."
+        )
+    _models(model, endpoint, key_env, jury, Reach(concurrency, timeout))
 
 
 def _method(method: Method) -> tuple[str, dict[str, Any]]:
     given = {"name": method} if isinstance(method, str) else method
     return str(given.get("name")), named(
-        given, PACKAGE, "make", "synthesize.method", "prepare", skip=("seeds", "sampling")
+        given, PACKAGE, "make", "synthesize.method", "prepare", skip=("seeds", "sampling", "tally")
     )
 
 
-def _writer(model: str, endpoint: str | None, key_env: str | None, concurrency: int, timeout: float) -> Any:
-    if endpoint is not None:
-        from tunesmith.data.synthesis._endpoint import Endpoint
-
-        return Endpoint(endpoint, model, key_env, concurrency, timeout)
-    if key_env is not None:
-        raise InputError("prepare: synthesize.key_env is for an endpoint; a local model needs no key.")
-    from tunesmith.data.synthesis._local import Local
-
-    return Local(model)
+def _models(
+    model: str, endpoint: str | None, key_env: str | None, jury: Judge | None, reach: Reach
+) -> tuple[Any, Any | None]:
+    """Return the model that writes, and the judge where it is another."""
+    writer = model_of(model, endpoint, key_env, reach)
+    if jury is None or (jury.model, jury.endpoint) == (model, endpoint):
+        return writer, None
+    return writer, model_of(jury.model, jury.endpoint, jury.key_env, reach, "synthesize.judge")
 
 
 class _Seeds(Sequence[Seed]):
@@ -169,52 +189,9 @@ def _seeds(rows: Rows, count: int | None, seed: int) -> Sequence[Seed]:
     return _Seeds(rows, ids)
 
 
-def _estimate(
-    way: Any, seeds: Sequence[Seed], options: dict[str, Any], max_tokens: int, price: dict[str, float] | None
-) -> dict[str, Any]:
-    """Return about how many requests and tokens there will be at most, and the cost; the first round is looked at, not asked.
-
-    What earlier answers add to later requests counts with max_tokens each.
-    """
-    rounds = way.make(seeds, Sampling(max_tokens), **options)
-    first: list[Request] = next(rounds, [])
-    rounds.close()
-    calls = way.calls(seeds, **options)
-    answered = calls * max_tokens
-    size = sum(len(text.encode()) for request in first for _, text in request.messages) / max(len(first), 1) / _BYTES
-    asked = round(calls * size) + way.quoted(seeds, **options) * max_tokens
-    numbers: dict[str, float] = {
-        "estimated requests": calls,
-        "estimated tokens asked": asked,
-        "most tokens answered": answered,
-    }
-    summary = f"about {calls:,} requests with {asked:,} tokens, and at most {answered:,} tokens of answers"
-    if price is not None:
-        numbers["estimated cost"] = (asked * price["input"] + answered * price["output"]) / 1e6
-        summary += f": at most about {numbers['estimated cost']:.2f}"
-    return {"summary": summary, "numbers": numbers}
-
-
-def _answerer(writer: Any, journal: Journal) -> Any:
-    def answer(requests: Sequence[Request]) -> list[Answer]:
-        missing = {request: None for request in requests if journal.get(request) is None}
-        writer.answer(list(missing), journal)
-        found = [journal.get(request) for request in requests]
-        return [NoAnswer("no answer") if one is None else spoken(one) for one in found]
-
-    return answer
-
-
-def _place(journal: str | None, writer: str, method: str) -> Path:
-    if journal is not None:
-        return Path(journal).expanduser()
-    from tunesmith.data.cache import folder_of_cache
-
-    return folder_of_cache().parent / "synthesis" / f"{method}-{hashlib.sha256(writer.encode()).hexdigest()[:12]}.jsonl"
-
-
-def _add(rows: Rows, made: Sequence[Made], refused: Counter[str], method: str, model: str, similar: float) -> int:
+def _add(rows: Rows, made: Sequence[Made], refused: Counter[str], signature: dict[str, str], similar: float) -> int:
     """Add the rows that are new, by their prompts (texts: by what they say); return how many."""
+    method, model = signature["method"], signature["model"]
     known, whole = Known(similar), {_hash(record) for _, record in rows}
     new = registry.load(PACKAGE, method).NEW_PROMPTS
     for _, record in rows if new else ():
@@ -229,8 +206,7 @@ def _add(rows: Rows, made: Sequence[Made], refused: Counter[str], method: str, m
             known.add(_asked(one.record))
         sources = [str(rows[id_].origin) for id_ in one.of]
         provenance = {
-            "method": method,
-            "model": model,
+            **signature,
             "from": sources[0] if len(sources) == 1 else sources,
             **one.facts,
         }

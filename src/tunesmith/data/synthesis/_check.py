@@ -18,7 +18,7 @@ _REFUSAL = re.compile(
 )
 # Words of our own questions: a model that repeats them has answered about the task instead of doing it.
 _LEAK = re.compile(
-    r"#(?:given|rewritten|created|new) prompt#|^</?(?:text|passage|instruction)>\s*$"
+    r"#(?:given|rewritten|created|new) prompt#|^</?(?:text|passage|instruction)>\s*$|</?(?:prompt|question|answer\w*|critique) [0-9a-f]{8}>"
     r"|reply with the (?:new instruction|reworded text|translation|new answer) alone",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -48,6 +48,12 @@ def unusable(text: str, least: int = 1, most: int = 4000) -> str | None:
     if looped(found):
         return "an answer that repeats itself"
     return None
+
+
+def unusable_unless_refusal(text: str) -> str | None:
+    """Return why a text is no use where answers are judged or revised; a refusal is some use there: it may be more than is needed."""
+    why = unusable(text)
+    return None if why == "a refusal" else why
 
 
 def looped(found: list[str], length: int = 4) -> bool:

@@ -17,9 +17,12 @@ Outcome = tuple[Request, Given | Exception]
 class Endpoint:
     """A model by its address and name. `key_env` names the environment variable that holds the key; it is kept nowhere else."""
 
-    def __init__(self, url: str, model: str, key_env: str | None, concurrency: int, timeout: float) -> None:
-        key = None if key_env is None else _key(key_env)
-        self.http = Http(check_url(url), model, key, timeout)
+    def __init__(
+        self, url: str, model: str, key_env: str | None, concurrency: int, timeout: float, section: str = "synthesize"
+    ) -> None:
+        """`section`: where in the run file the address stands, for messages."""
+        key = None if key_env is None else _key(key_env, section)
+        self.http = Http(check_url(url, section), model, key, timeout)
         self.model, self.concurrency = model, concurrency
         self.tokens = {"asked": 0, "answered": 0}
         self.answered = False
@@ -105,13 +108,13 @@ def _emptied(waiting: "queue.SimpleQueue[Request]") -> int:
         count += 1
 
 
-def _key(variable: str) -> str:
+def _key(variable: str, section: str) -> str:
     """Return the key; InputError, which never shows it, where there is none or it cannot stand in a header."""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise InputError(f"synthesize.key_env: the environment variable {variable} is not set; it should hold the key.")
+        raise InputError(f"{section}.key_env: the environment variable {variable} is not set; it should hold the key.")
     if not key.isascii() or not key.isprintable():
         raise InputError(
-            f"synthesize.key_env: what {variable} holds is no key: it has line breaks or letters beyond ASCII."
+            f"{section}.key_env: what {variable} holds is no key: it has line breaks or letters beyond ASCII."
         )
     return key

@@ -3,6 +3,7 @@
 import http.client
 import ipaddress
 import json
+import math
 import random
 import re
 import socket
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -23,6 +25,7 @@ from tunesmith.masking import clean
 TRIES = 6
 _LONGEST_WAIT = 60.0  # seconds
 _MOST_BYTES = 10_000_000  # of one response
+_MOST_LOGPROBS = 20  # the most that OpenAI's and vLLM's addresses give
 _LATER = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _THIS_ONE = (400, 413, 422)  # what one request says is refused: too long, or by a filter; another one may pass
 
@@ -70,7 +73,7 @@ class Http:
                 break
             try:
                 body = self._body(request)
-                return given(self._post(json.dumps(body).encode()))
+                return given(self._post(json.dumps(body).encode()), request.choices)
             except urllib.error.HTTPError as e:
                 said = _message(e)
                 reason, asked_wait, self.reached = f"{e.code} {said}", e.headers.get("Retry-After"), True
@@ -104,6 +107,8 @@ class Http:
             "temperature": request.temperature,
             "seed": request.seed % 2**31,
         }
+        if request.choices:
+            body |= {"logprobs": True, "top_logprobs": _MOST_LOGPROBS}
         for name, other in dict(self.others).items():
             value = body.pop(name, None)
             if other is not None:
@@ -141,8 +146,8 @@ class Http:
             raise ValueError("a response that is no JSON") from None
 
 
-def given(answer: Any) -> Given:
-    """Return what a response says; ValueError where it is no chat completion."""
+def given(answer: Any, choices: Sequence[str] = ()) -> Given:
+    """Return what a response says, or how probable it is that it begins with each choice; ValueError where it is no chat completion."""
     try:
         choice = answer["choices"][0]
         text, ended = choice["message"].get("content"), choice.get("finish_reason")
@@ -150,6 +155,9 @@ def given(answer: Any) -> Given:
         asked, answered = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise ValueError("a response without choices[0].message") from None
+    if choices:
+        found = _weighed(choice.get("logprobs"), choices)
+        return Given(found or "", None if found else "no log-probabilities of the letters", asked, answered)
     if isinstance(text, list):  # parts
         text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
     said = text if isinstance(text, str) else ""
@@ -162,7 +170,25 @@ def given(answer: Any) -> Given:
     return Given(said, why, asked, answered)
 
 
-def check_url(url: str) -> urllib.parse.SplitResult:
+def _weighed(logprobs: Any, choices: Sequence[str]) -> str | None:
+    """Return {choice: log p} as JSON, from the most probable first tokens; None where none of them is a choice.
+
+    Tokens that say the same ("A", " A") count together. A choice that is not among them is less probable than the last.
+    """
+    try:
+        top = [(str(t["token"]).strip(), float(t["logprob"])) for t in logprobs["content"][0]["top_logprobs"]]
+    except (LookupError, TypeError, ValueError):
+        return None
+    found = {choice: [p for token, p in top if token == choice] for choice in choices}
+    if not any(found.values()):
+        return None
+    least = min(p for _, p in top)
+    return json.dumps(
+        {c: math.log(sum(map(math.exp, ps))) if any(p > -700 for p in ps) else least for c, ps in found.items()}
+    )
+
+
+def check_url(url: str, section: str = "synthesize") -> urllib.parse.SplitResult:
     """Return the address in parts; InputError where it is no http(s) one, or carries a password or a key."""
     try:
         parts = urllib.parse.urlsplit(url.strip())
@@ -175,10 +201,10 @@ def check_url(url: str) -> urllib.parse.SplitResult:
     except ValueError:  # a port or an IPv6 address that is none
         wrong = True
     if wrong:
-        raise InputError(f'synthesize.endpoint: "{clean(url)}" is no address such as http://localhost:8000/v1.')
+        raise InputError(f'{section}.endpoint: "{clean(url)}" is no address such as http://localhost:8000/v1.')
     if parts.username or parts.password or clean(url) != url:
         raise InputError(
-            "synthesize.endpoint: keep the key out of the address; name its environment variable in key_env."
+            f"{section}.endpoint: keep the key out of the address; name its environment variable in key_env."
         )
     return parts
 

@@ -64,6 +64,7 @@ class Journal:
     def _key(self, request: Request) -> bytes:
         """Return the SHA-256 of the model's name and all that the request says."""
         asked = [self.writer, request.messages, request.max_tokens, request.temperature, request.seed]
+        asked += [request.choices] if request.choices else []
         return hashlib.sha256(json.dumps(asked).encode()).digest()
 
     def _catch_up(self) -> None:

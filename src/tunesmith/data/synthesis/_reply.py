@@ -33,7 +33,9 @@ _CLOSER = re.compile(
     r"would you like|is there anything|if you(?:'d| would| need))[^\n]*\s*\Z",
     re.IGNORECASE,
 )
-_WRAP = re.compile(r"<(text|passage|instruction|answer|output|result)>\s*(.*?)\s*</\1>", re.DOTALL | re.IGNORECASE)
+_WRAP = re.compile(
+    r"<((?:text|passage|instruction|answer|output|result)(?: [0-9a-f]{8})?)>\s*(.*?)\s*</\1>", re.DOTALL | re.IGNORECASE
+)
 _FENCE = re.compile(r"(`{3,})[\w+-]*[ \t]*\n(.*?)\n?\1", re.DOTALL)
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "「": "」"}
 _ENTRY = re.compile(

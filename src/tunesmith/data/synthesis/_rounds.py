@@ -16,12 +16,18 @@ AT_ONCE = 512  # chains that run side by side: what an interruption may have und
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to the model: its messages, the longest answer in tokens, and the sampling's temperature and seed."""
+    """One question to a model: its messages, the longest answer in tokens, and the sampling's temperature and seed.
+
+    judge: it goes to the judge, not to the model that writes. choices: asked are the log-probabilities with which the answer begins
+    with each of these; it is {choice: log p} as JSON.
+    """
 
     messages: tuple[tuple[str, str], ...]  # (role, content)
     max_tokens: int = 512
     temperature: float = 0.7
     seed: int = 0
+    judge: bool = False
+    choices: tuple[str, ...] = ()
 
     def as_messages(self) -> list[Message]:
         """Return the messages in OpenAI's form."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tunesmith.errors import InputError
+from tunesmith.model.reward_config import TASK, is_scorer
 
 ALL = "all-linear"
 
@@ -22,6 +23,8 @@ def wrap(model: Any, config: Any) -> Any:
     if targets is not None and not targets and not getattr(config, "target_parameters", None):
         raise InputError(nothing(model, targets))
     check_names(model, targets)
+    if is_scorer(model):
+        config.task_type = TASK  # by which PEFT trains and saves the head too
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
@@ -44,7 +47,10 @@ def wrap(model: Any, config: Any) -> Any:
 
 def linear_names(model: Any) -> list[str]:
     """Return the last names of the model's linear layers but the output layer's, sorted."""
-    head, kinds = model.get_output_embeddings(), ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
+    head, kinds = (
+        model.get_output_embeddings() or getattr(model, "score", None),
+        ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt"),
+    )
     return sorted(
         {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head}
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import InputError
 from tunesmith.model.adapters._attached import Attached
+from tunesmith.model.reward_config import TASK, is_scorer
 
 if TYPE_CHECKING:
     from peft import PromptLearningConfig
@@ -23,6 +24,8 @@ def wrap(model: Any, config: "PromptLearningConfig") -> Attached:
             f"adapter.tokens {config.num_virtual_tokens} fills the model's context of {context} tokens; lower it."
         )
     model.requires_grad_(False)
+    if is_scorer(model):
+        config.task_type = TASK
     return Attached(get_peft_model(model, config, autocast_adapter_dtype=False))
 
 

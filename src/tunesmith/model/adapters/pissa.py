@@ -82,7 +82,7 @@ def _save(adapted: Any, start: dict[str, Any], folder: Any, **arguments: Any) ->
     import torch
 
     state = adapted.state_dict()
-    for name, before in start.items():
+    for name, before in ((n, t) for n, t in start.items() if ".lora_" in n):  # not a reward model's head
         down = ".lora_A." in name
         before = before.to(state[name].device)
         state[name] = torch.cat((state[name], before if down else -before), 0 if down else 1)

@@ -1,0 +1,26 @@
+"""Objectives, one file each: what a run minimises."""
+
+ELSEWHERE = {  # what other tools, and papers, call what is a name and perhaps an argument here
+    "sigmoid": "dpo",
+    "cdpo": "dpo, label_smoothing: 0.1",
+    "sigmoid_norm": "dpo, length_normalised: true",
+    "lndpo": "dpo, length_normalised: true",
+    "odpo": "dpo, margin: 1.0",
+    "fdpo": "dpo, divergence: js",
+    "wpo": "dpo, weighted: true",
+    "ld_dpo": "dpo, desensitise: 0.5",
+    "slic": "hinge",
+    "rso": "hinge",
+    "rdpo": "robust",
+    "exo_pair": "exo",
+    "nca_pair": "nca",
+    "sppo_hard": "sppo",
+    "aot_pair": "aot",
+    "aot_unpaired": "aot, paired: false",
+    "apo_zero": "apo",
+    "apo_down": "apo, variant: down",
+    "lrml": "discopop",
+    "alphapo": "simpo, alpha: 0.25",
+    "cpo_simpo": "simpo, sft: 1.0",
+    "kto_pair": "kto",
+}
