@@ -138,6 +138,18 @@ def generate_text(
                 batch_size=batch_size,
                 seed=seed,
             )
+    return {"answers": _listed(asked, answers), "notices": several.notices + (loaded.notices if loaded else [])}
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    text: str
+    ids: list[int]
+    origin: Origin | None
+
+
+def _listed(asked: "dict[str, list[_Question]]", answers: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Return the answers by question, and of several adapters side by side."""
     listed = []
     for number, question in enumerate(next(iter(asked.values()))):
         for name in asked:
@@ -147,14 +159,7 @@ def generate_text(
             if question.origin is not None:
                 entry |= {"file": question.origin.file, "row": question.origin.row}
             listed.append(entry)
-    return {"answers": listed, "notices": several.notices + (loaded.notices if loaded else [])}
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    text: str
-    ids: list[int]
-    origin: Origin | None
+    return listed
 
 
 def _asked(tokenizer: Any, prompt: str | None, loaded: "Loaded | None") -> list[_Question]:

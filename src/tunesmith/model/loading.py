@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import re
 import textwrap
@@ -283,11 +282,6 @@ def safetensors_shapes(file: Path) -> dict[str, list[int]]:
     with file.open("rb") as f:
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
     return {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
-
-
-def count_weights(file: Path) -> int:
-    """Return how many numbers a safetensors file holds, by its header."""
-    return sum(math.prod(shape) for shape in safetensors_shapes(file).values())
 
 
 def structure(source: ModelSource) -> Any:

@@ -167,9 +167,9 @@ class Compared(Objective):
         batches = list(self.batches(examples, np.arange(examples.rows), tokens, policy))
         shared = ALONE if self.whole_step else world  # what is no sum is seen whole by each process
         with looking(policy):
-            mine = batches[shared.rank :: shared.size]
-            found = [self._found(policy, b.to(device)) for b in mine]
-            imitated = [_imitated(f.logps, b.to(device)) for f, b in zip(found, mine, strict=True)]
+            mine = [b.to(device) for b in batches[shared.rank :: shared.size]]
+            found = [self._found(policy, b) for b in mine]
+            imitated = [_imitated(f.logps, b) for f, b in zip(found, mine, strict=True)] if self.sft else []
             if self.whole_step:
                 pairs, weight = _pairs(torch.cat([_numbers(f) for f in found], 1))
                 rows = np.concatenate([f.rows for f in found])
@@ -177,7 +177,7 @@ class Compared(Objective):
             results = [(f, *self.function(f.given)) for f in found]
         sums = np.zeros((3, examples.rows))
         share = self.sft * examples.rows / self.totals(examples, np.arange(examples.rows)).best
-        for nll, batch in zip(imitated, mine, strict=True):
+        for nll, batch in zip(imitated, mine, strict=False):  # none without the term
             assert batch.answers is not None
             np.add.at(sums[0], batch.answers.rows, share * nll.double().cpu().numpy())
         for one, losses, *rewards in results:
